@@ -27,7 +27,7 @@ _SMALL_BYTES = 1024
 
 
 def read_graph(path: Path) -> ir.Model:
-    """Reads an ONNX file; external weights are read on use.
+    """Reads an ONNX file; large weights are read on use, so the file may be replaced, but must not be written to.
 
     Raises:
         GraphError: the file is not an ONNX file.
@@ -39,13 +39,15 @@ def read_graph(path: Path) -> ir.Model:
     try:
         import google.protobuf.message
         import onnx_ir as ir
+
+        from edgekit.graph.load.mapped import mapped_graph  # needs onnx_ir, which runtime-only boards lack
     except ImportError as e:
         raise BackendUnavailable(
             "building an engine needs the package 'onnx-ir', which is not installed",
             hint=install_command("build", "onnx", "onnx-ir"),
         ) from e
     try:
-        return ir.load(path)
+        return mapped_graph(path)
     except (google.protobuf.message.DecodeError, ir.serde.SerdeError, OSError) as e:
         raise GraphError(f"cannot read {path}: expected an ONNX file: {e}") from e
 
@@ -132,13 +134,14 @@ def saved_beside(graph: ir.Model, folder: Path, *, large: bool) -> Iterator[Path
     """
     import onnx_ir as ir
 
+    from edgekit.graph.writing import write_graph  # needs onnx_ir, which runtime-only boards lack
+
     path, weights = folder / _REWRITTEN, f"{_REWRITTEN}.data"
     try:
         if large:
             ir.save(graph, path, external_data=weights, size_threshold_bytes=_SMALL_BYTES)
         else:
-            ir.external_data.load_to_model(graph)
-            ir.save(graph, path)
+            write_graph(graph, path)
         yield path
     finally:
         for name in (_REWRITTEN, weights):

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from edgekit.device.cpu import return_freed_memory
 from edgekit.errors import GraphError
+from edgekit.graph.convolutions_in_file import MAX_BLOCKED
 from edgekit.graph.external_weights import WEIGHTS, external_weights
 from edgekit.graph.memory import require_fitting_memory
 from edgekit.graph.operators import needs_its_layout
@@ -25,9 +26,6 @@ __all__ = ["Evaluator", "error_of_runtime", "session_options"]
 
 _ORT = import_onnxruntime()
 _RUNTIME = f"ONNX Runtime {_ORT.__version__}"
-_MAX_BLOCKED = 1000
-"""Blocked memory layouts are for graphs with at most so many convolutions: to choose them takes the square of their
-number, 3.3 of 3.8 s for 6,000 convolutions with an output each. No network that is known has as many."""
 _MOVING = ["TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider"]
 """The optimizers that move Transposes: before layouts are chosen for this processor, and afterwards."""
 
@@ -62,7 +60,7 @@ class Evaluator:
         require_fitting_memory(graph)
         return_freed_memory()  # freed by earlier sessions
         options = session_options(threads=threads, optimized=optimized)
-        if optimized and sum(node.op_type == "Conv" for node in graph.graph) > _MAX_BLOCKED:
+        if optimized and sum(node.op_type == "Conv" for node in graph.graph) > MAX_BLOCKED:
             options.graph_optimization_level = _ORT.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         if not packed:
             options.add_session_config_entry("session.disable_prepacking", "1")

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgekit.errors import GraphError
 from edgekit.graph.operators import uses_quantized_values
 from edgekit.graph.passes.infer_shapes import InferShapes
+from edgekit.graph.writing import write_graph
 from edgekit.specs import TensorSpec
 
 __all__ = ["fix_inputs", "input_specs", "is_quantized", "output_specs", "save_graph", "set_input_shapes"]
@@ -34,8 +35,7 @@ def save_graph(graph: ir.Model, path: Path) -> None:
     if external:
         ir.save(graph, path, external_data=f"{path.name}.data")
     else:
-        ir.external_data.load_to_model(graph)
-        ir.save(graph, path)
+        write_graph(graph, path)
 
 
 def input_specs(graph: ir.Model) -> tuple[TensorSpec, ...]:

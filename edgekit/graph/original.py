@@ -74,21 +74,23 @@ class OnnxOriginal:
     def __init__(self, path: Path, *, widen: bool = False, values: Feed | None = None) -> None:
         self._path, self._widen, self._values = Path(path).resolve(), widen, dict(values or {})
         self._runtime = "ONNX Runtime"
-        self._run: Run | None = None
 
     @property
     def name(self) -> str:
         return f"{self._runtime} on {self._path.name}"
 
     def run(self, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray]]:
-        if self._run is None:
-            self._run = self._loaded()
+        run = self._loaded()
         try:
-            return [self._run({**feed, **self._values}) for feed in feeds]
+            return [run({**feed, **self._values}) for feed in feeds]
         except GraphError:
             raise
         except Exception as e:
             raise GraphError(f"{self.name} fails: {error_of_runtime(e)}") from e
+        finally:
+            # Its weights are not kept while graphs and engines are loaded, which have their own.
+            del run
+            return_freed_memory()
 
     def inside(self, feed: Feed) -> dict[str, np.ndarray]:
         graph = self._graph()
@@ -96,8 +98,7 @@ class OnnxOriginal:
         return Evaluator(graph, also=names, threads=cpu().compute_threads).run({**feed, **self._values})
 
     def close(self) -> None:
-        self._run = None
-        return_freed_memory()
+        """See `Original.close`; the file is loaded for each `run`, so nothing is kept."""
 
     def _graph(self) -> ir.Model:
         graph = with_escaped_names(ir.load(self._path))

@@ -124,7 +124,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
 def _evaluator(graph: ir.Model) -> Evaluator:
     """Loads the graph in ONNX Runtime, which names an operator that it does not have."""
     try:
-        return Evaluator(graph)
+        return Evaluator(graph, packed=False)  # it runs once, or not at all
     except GraphError as e:
         inputs = inputs_that_choose(graph)
         if e.hint or not inputs:

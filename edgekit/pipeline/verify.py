@@ -170,7 +170,7 @@ class Verifier:
         return Limits(min(0.0, usual_db - LEEWAY_DB), 0.0, 0.0)
 
     def _on_cpu(self, graph: ir.Model) -> Sets:
-        evaluator = Evaluator(graph, threads=cpu().compute_threads)
+        evaluator = Evaluator(graph, threads=cpu().compute_threads, packed=False)
         feeds = (self.inputs.feeds, *self.inputs.min_max_feeds)
         return [[_run(evaluator, feed) for feed in each[:COMPARED_ON_CPU]] for each in feeds]
 

@@ -51,7 +51,7 @@ def test_memory_layouts_are_not_chosen_for_very_many_convolutions(
         levels.append(options.graph_optimization_level)
         return session(model, options, **more)
 
-    monkeypatch.setattr(evaluator, "_MAX_BLOCKED", most)
+    monkeypatch.setattr(evaluator, "MAX_BLOCKED", most)
     monkeypatch.setattr(onnxruntime, "InferenceSession", seen)
     graph = _convolutions(4)
     feed = {"x": np.random.default_rng(1).normal(size=(1, 8, 6, 6)).astype(np.float32)}

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import FrameType
 
 import onnx_ir as ir
 import pytest
@@ -21,17 +20,8 @@ from edgekit.graph.stats import stats_from_graph
 from edgekit.quantize.calibrate.collect import CalibrationTable, observed_tensors
 from edgekit.quantize.plan import QuantPolicy, plan_from_graph
 from edgekit.quantize.quantize import quantized_from_graph
+from tools.bench.grown_graphs import CHANNELS, grown
 
-
-def _growing() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("growing", Path(__file__).with_name("growing.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-GROWING = _growing()
 SMALL, FACTOR = 40, 4
 EXPONENT = 1.1
 STEPS = FACTOR**EXPONENT
@@ -45,7 +35,7 @@ def table(graph: ir.Model) -> CalibrationTable:
     """Ranges as a calibration would measure them."""
     names = [str(value.name) for value in observed_tensors(graph)]
     convolutions = [str(node.outputs[0].name) for node in graph.graph if node.op_type == "Conv"]
-    ones = (tuple([-1.0] * GROWING.CHANNELS), tuple([1.0] * GROWING.CHANNELS))
+    ones = (tuple([-1.0] * CHANNELS), tuple([1.0] * CHANNELS))
     return CalibrationTable(
         method="minmax",
         set="",
@@ -121,8 +111,8 @@ def test_quantizing_takes_time_in_proportion_to_the_nodes(target: str, kind: str
 
 
 def _require_linear(run: Callable[[Path], object], kind: str, folder: Path) -> None:
-    small = GROWING.grown(kind, SMALL, folder / "small.onnx")
-    large = GROWING.grown(kind, SMALL * FACTOR, folder / "large.onnx")
+    small = grown(kind, SMALL, folder / "small.onnx")
+    large = grown(kind, SMALL * FACTOR, folder / "large.onnx")
     run(small)  # imports
     calls, seconds = cost(lambda: run(small))
     more_calls, more_seconds = cost(lambda: run(large))

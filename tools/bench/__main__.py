@@ -24,6 +24,7 @@ from tools.bench import (
     calibration,
     detect,
     foreign,
+    growth,
     latency,
     nms,
     preprocess,
@@ -46,6 +47,7 @@ PARTS: dict[str, Callable[[Workshop], dict[str, Any] | Iterator[dict[str, Any]]]
     "nms": nms.measure_nms,
     "attention": attention.measure_attention,
     "profiler": profiler.measure_profiler,
+    "growth": growth.measure_growth,
     "foreign": foreign.measure_foreign,
 }
 
@@ -66,6 +68,12 @@ PARTS: dict[str, Callable[[Workshop], dict[str, Any] | Iterator[dict[str, Any]]]
     help="Folder of the models of the part 'foreign', as `python -m tools.bench.foreign_models FOLDER` makes it.",
 )
 @click.option("--only", multiple=True, metavar="NAME", help="Model of the part 'foreign' to measure; repeatable.")
+@click.option(
+    "--nodes",
+    multiple=True,
+    type=click.IntRange(min=100),
+    help="Number of nodes of a graph of the part 'growth'; repeatable.  [default: 3,000 and 12,000]",
+)
 @click.option("--no-times", is_flag=True, help="Of the part 'foreign', measure noise alone; earlier times are kept.")
 @click.option("--threads", type=click.IntRange(min=1), help="Number of threads.  [default: one per core]")
 @click.option("--work", type=click.Path(path_type=Path, file_okay=False), help="Folder that keeps the peers' graphs.")
@@ -78,6 +86,7 @@ def bench(
     peers: tuple[Path, ...],
     models: Path | None,
     only: tuple[str, ...],
+    nodes: tuple[int, ...],
     no_times: bool,
     threads: int | None,
     work: Path | None,
@@ -97,6 +106,7 @@ def bench(
             quick=quick,
             models=models,
             only=only,
+            nodes=nodes,
             times=not no_times,
             results=output,
         )

@@ -24,6 +24,7 @@ class Finished:
     Attributes:
         stdout: its standard output.
         wall_s: wall-clock time.
+        processor_s: time of the processor, of the command and of its child processes that it waited for.
         largest_bytes: largest peak resident set size of one of its processes, as the kernel records it.
         sum_bytes: peak of the sum of all resident set sizes; shared pages count more than once.
         others: CPU load of other processes, as a share of all CPUs.
@@ -31,6 +32,7 @@ class Finished:
 
     stdout: str
     wall_s: float
+    processor_s: float
     largest_bytes: int
     sum_bytes: int
     others: float
@@ -59,7 +61,7 @@ def run_watched(command: Sequence[object], *, environment: Mapping[str, str] | N
     wall_s = after.wall_s - before.wall_s
     all_s = after.all_s - before.all_s + after.stolen_s - before.stolen_s
     others = max(0.0, all_s - own_s) / (wall_s * after.processors)
-    return Finished(stdout, wall_s, watch.largest_bytes, watch.sum_bytes, round(others, 3))
+    return Finished(stdout, wall_s, own_s, watch.largest_bytes, watch.sum_bytes, round(others, 3))
 
 
 def _children_s() -> float:

@@ -23,6 +23,7 @@ COLUMNS: dict[str, tuple[str, Callable[[Any], str]]] = {
     "both_ms": ("both", "{:.1f} ms".format),
     "seconds": ("time", "{:.1f} s".format),
     "difference": ("differs by", "{:.1%}".format),
+    "exponent": ("exponent", "{:.2f}".format),
     "ratio": ("relative to {relative_to}", "{:.3f} ×".format),
     "speed": ("the better of EdgeKit's relative to {relative_to}", "{:.2f} ×".format),
     "ahead_db": ("ahead of the best peer by", "{:+.1f} dB".format),

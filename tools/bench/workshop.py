@@ -57,6 +57,7 @@ class Workshop:
         quick: whether to use few images and runs.
         models: folder of other people's ONNX files; None for none.
         only: names of the models of that folder to measure; empty for all.
+        nodes: numbers of nodes of the graphs of the part 'growth'; empty for its own.
         times: whether to measure times of these models, not only noise.
         results: folder with the results of earlier runs; None for none.
     """
@@ -70,6 +71,7 @@ class Workshop:
         quick: bool,
         models: Path | None = None,
         only: Sequence[str] = (),
+        nodes: Sequence[int] = (),
         times: bool = True,
         results: Path | None = None,
     ) -> None:
@@ -78,6 +80,7 @@ class Workshop:
         self.quick = quick
         self.models = models
         self.only = tuple(only)
+        self.nodes = tuple(nodes)
         self.times = times
         self._results = results
         self._interpreters = interpreters

@@ -12,7 +12,7 @@ __all__ = ["markdown_from_benchmarks"]
 RESULTS = Path(__file__).parents[1] / "bench" / "results"
 PARTS = (
     *("latency", "openvino", "calibration", "build", "accuracy", "detect"),
-    *("nms", "preprocess", "video", "attention", "profiler", "foreign"),
+    *("nms", "preprocess", "video", "attention", "profiler", "growth", "foreign"),
 )
 
 

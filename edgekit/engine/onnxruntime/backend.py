@@ -21,6 +21,7 @@ from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
+from edgekit.graph.convolutions_in_file import has_very_many_convolutions
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_onnxruntime
@@ -87,6 +88,8 @@ class OnnxRuntime:
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         settings.optimized_model_filepath = str(folder / ENGINE)
+        # This session never runs, so that weights in the form of kernels would only take time and memory.
+        settings.add_session_config_entry("session.disable_prepacking", "1")
         if large:
             settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         try:
@@ -215,7 +218,9 @@ def _loaded(ort: Any, engine: Path, threads: int, *, profile: str, spinning: boo
     """Loads an engine; with ``profile``, its profiler writes a file whose name starts so."""
     settings = _settings(ort, threads)
     _set_spinning(settings, spinning=spinning)
-    settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    levels = ort.GraphOptimizationLevel
+    vast = has_very_many_convolutions(engine)
+    settings.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if vast else levels.ORT_ENABLE_ALL
     # Weights of 8 bits, which a graph that was quantized elsewhere has, become unsigned where products of unsigned by
     # signed bytes overflow (`scheme`). Measured with AVX2, a convolution then takes 1.6 times as long; weights of 7
     # bits stay signed. ONNX Runtime does it on some CPUs with VNNI too, where nothing overflows: a YOLOX took 1.8
@@ -258,9 +263,9 @@ def _set_spinning(settings: Any, *, spinning: bool) -> None:
 
 def _save(built: ir.Model, engine: Path) -> None:
     """Writes the graph; external weights stay in their file."""
-    import onnx_ir as ir
+    from edgekit.graph.writing import write_graph  # needs onnx_ir, which runtime-only boards lack
 
-    ir.save(built, engine)
+    write_graph(built, engine, inline=False)
 
 
 def _session(ort: Any, model: Path, settings: Any, disabled: Sequence[str] = DISABLED) -> Any:

@@ -28,8 +28,10 @@ def rounding_graph(graph: ir.Model) -> ir.Model:
         graph: not modified; weights are shared with it.
 
     Returns:
-        A copy with float32 inputs and outputs.
+        A copy with float32 inputs and outputs; ``graph`` itself if nothing in it is in half precision.
     """
+    if not _needs_rounding(graph):
+        return graph
     copy = graph.clone(deep_copy=False)
     main = copy.graph
     computing = [node for node in main if node.op_type != "Cast"]
@@ -45,6 +47,13 @@ def rounding_graph(graph: ir.Model) -> ir.Model:
             main.outputs[index].name = name
     NameNodes()(copy)
     return copy
+
+
+def _needs_rounding(graph: ir.Model) -> bool:
+    """Whether a value has half precision, or a node has no name yet, which noise is told by."""
+    nodes = list(graph.graph)
+    values = (*graph.graph.inputs, *(value for node in nodes for value in (*node.inputs, *node.outputs)))
+    return any(value is not None and value.dtype in HALVES for value in values) or any(not node.name for node in nodes)
 
 
 def _read_wide(main: ir.Graph, node: ir.Node) -> None:

@@ -1,4 +1,4 @@
-"""Graphs of any number of nodes, in the shapes that networks have."""
+"""Makes graphs of any number of nodes, in the shapes that networks have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+__all__ = ["CHANNELS", "KINDS", "grown"]
 
 CHANNELS = 16
 KINDS = ("chain", "residual", "branches", "shapes", "sums")
