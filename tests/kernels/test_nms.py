@@ -5,7 +5,7 @@ from functools import partial
 import cv2
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -96,7 +96,8 @@ def test_equals_the_reference_whatever_is_compared_at_once(data):
     most = data.draw(st.sampled_from([0, 1, 5, 40, 300]))
     options = {"score_threshold": 0.01, "iou_threshold": data.draw(thresholds), "max_detections": most}
     with pytest.MonkeyPatch.context() as patch:
-        for name, sizes in {"_BLOCK": (1, 7, 64, 4096), "_PAIRS": (1, 50, 32768), "_ROUND": (1, 200, 8192)}.items():
+        limits = {"_BLOCK": (1, 7, 64, 4096), "_PAIRS": (1, 50, 32768), "_ROUND": (1, 200, 8192), "_MANY": (9, 1 << 20)}
+        for name, sizes in limits.items():
             patch.setattr(suppress, name, data.draw(st.sampled_from(sizes)))
         kept = nms(*found, **options)
     assert kept.tolist() == reference.nms(*found, **options).tolist()
@@ -244,3 +245,52 @@ def test_a_smaller_exponent_keeps_more_of_the_boxes_that_are_apart():
             limit = 0.6 - term**beta + slack
             options = {"score_threshold": 0.1, "iou_threshold": limit, "max_detections": 9}
             assert nms(boxes, scores, kinds, **options, diou_beta=beta).tolist() == kept
+
+
+@pytest.fixture
+def by_place(monkeypatch):
+    """All boxes are sorted by their place and compared with those nearby, a few at once."""
+    monkeypatch.setattr(suppress, "_compiled", lambda: None)
+    for name, value in (("_MANY", -1), ("_LOOKED_UP", 4), ("_PAIRS", 16)):
+        monkeypatch.setattr(suppress, name, value)
+
+
+far = st.sampled_from([0.0, 1e-30, 0.5, 3.0, 1e6, 3e38])
+
+
+@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.one_of(candidates(low=-2), candidates(coordinates=far), candidates(coordinates=anything)),
+    thresholds,
+    st.sampled_from([1, 3, 300]),
+    st.sampled_from([0.0, 0.6, 1.0]),
+)
+def test_boxes_sorted_by_place_equal_the_reference(by_place, found, iou_threshold, most, diou_beta):
+    options = {"score_threshold": 0.2, "iou_threshold": iou_threshold, "max_detections": most}
+    overlap = {"overlap": partial(reference.diou, beta=diou_beta)} if diou_beta else {}
+    expected = reference.nms(*found, **options, **overlap)
+    assert nms(*found, **options, diou_beta=diou_beta).tolist() == expected.tolist()
+
+
+def test_boxes_that_hardly_overlap_are_compared_with_few_others(monkeypatch):
+    monkeypatch.setattr(suppress, "_compiled", lambda: None)
+    monkeypatch.setattr(suppress, "_MANY", 1 << 16)
+    compared = 0
+    overlapping = suppress._overlapping
+
+    def counted(corners, areas, a, b, limit):
+        nonlocal compared
+        compared += len(a)
+        return overlapping(corners, areas, a, b, limit)
+
+    monkeypatch.setattr(suppress, "_overlapping", counted)
+    pairs = []
+    for count in (2000, 8000):
+        random, compared = np.random.default_rng(0), 0
+        found = corners(random.uniform(0, 20 * count**0.5, (count, 2)), random.uniform(8, 30, (count, 2)))
+        scores, kinds = random.random(count).astype(np.float32), np.zeros(count, np.int64)
+        kept = nms(found, scores, kinds, score_threshold=0, iou_threshold=0.45, max_detections=count)
+        assert len(kept) > 0.9 * count
+        pairs.append(compared - suppress._MANY)
+    assert pairs[1] < 8 * pairs[0]
+    assert pairs[1] < 8000**2 / 50

@@ -15,6 +15,7 @@ import numpy as np
 
 from edgekit.errors import UsageError
 from edgekit.kernels import host
+from edgekit.kernels.suppression.nearby import Circles, Nearby
 from edgekit.kernels.suppression.suppress_rotated import kept_rotated
 
 __all__ = ["Overlap", "check_thresholds", "nms"]
@@ -28,6 +29,11 @@ _BLOCK = 4096
 _PAIRS = 32768
 # Pairs per round to aim for: more heads per round save numpy calls, but compare more boxes that another head removes.
 _ROUND = 8192
+# When rounds have compared so many pairs and could compare as many more, few boxes overlap. Those that are left are
+# then sorted by their place, and compared with those nearby only.
+_MANY = 1 << 20
+# Boxes whose neighbors are looked up at once, first.
+_LOOKED_UP = 64
 # Area of a box that has none: avoids 0 / 0, and is lost in a sum with any other product of two float32 numbers.
 _NO_AREA = 5e-324
 
@@ -210,6 +216,7 @@ def _keep_within_classes(corners: np.ndarray, kinds: np.ndarray, decided: np.nda
     alive = bytearray(b"\1") * len(kinds)
     mask = np.frombuffer(alive, np.bool_)
     left = np.arange(len(kinds))  # boxes of this round
+    compared = 0
     while len(left):
         number = len(left)
         stops = np.append((kinds[1:] != kinds[:-1]).nonzero()[0] + 1, number)  # ends of the classes
@@ -220,11 +227,62 @@ def _keep_within_classes(corners: np.ndarray, kinds: np.ndarray, decided: np.nda
         is_head = position - start < known + max(1, _ROUND // number)
         heads = is_head.nonzero()[0]
         first = np.maximum(position + 1, start + known)[heads]  # boxes that are kept already need no comparison
+        compared += int((stop[heads] - first).sum())
+        if compared > _MANY and _pairs_at_most(stops, decided) > _MANY:
+            mask[left] = _kept_by_place(corners[:, left], areas[left], kinds, decided, limit)
+            break
         for a, b in _pairs(heads, first, stop[heads] - first):
             hits = _overlapping(corners, areas, left[a], left[b], limit)
             _sweep(alive, mask, left[a[hits]], left[b[hits]])
         rest = (mask[left] & ~is_head).nonzero()[0]
         left, kinds, decided = left[rest], kinds[rest], np.zeros(len(rest), bool)
+    return mask
+
+
+def _pairs_at_most(stops: np.ndarray, decided: np.ndarray) -> int:
+    """Returns the number of pairs of a box and a worse one of its class that is not known to be kept.
+
+    ``stops`` are the ends of the classes.
+    """
+    sizes = np.diff(stops, prepend=0)
+    known = np.add.reduceat(decided, stops - sizes, dtype=np.int64)
+    unknown = sizes - known
+    return int((unknown * known + unknown * (unknown - 1) // 2).sum())
+
+
+def _kept_by_place(
+    corners: np.ndarray,
+    areas: np.ndarray,
+    kinds: np.ndarray,
+    decided: np.ndarray,
+    limit: _Limit,
+) -> np.ndarray:
+    """Returns a bool mask of the boxes to keep, as `_keep_within_classes` does.
+
+    Boxes that overlap are in circles that touch. Suppression goes through the boxes in order, some at once, and looks
+    for the worse ones that are near each.
+    """
+    alive = bytearray(b"\1") * len(kinds)
+    mask = np.frombuffer(alive, np.bool_)
+    found = Circles((corners[2:] - corners[:2]).T / 2, np.hypot(*(corners[:2] + corners[2:])) / 2, kinds)
+    others = np.flatnonzero(~decided)
+    places = Nearby(found.at(others))
+    done, size = 0, _LOOKED_UP
+    while done < len(kinds):
+        heads = np.arange(done, min(done + size, len(kinds)))
+        heads = heads[mask[heads]]
+        done += size
+        rows, columns = places.pairs(found.at(heads))
+        first, second = heads[rows], others[columns]
+        worse = ((second > first) & mask[second]).nonzero()[0]
+        worse = worse[first[worse].argsort(kind="stable")]
+        first, second = first[worse], second[worse]
+        for start in range(0, len(first), _PAIRS):
+            a, b = first[start : start + _PAIRS], second[start : start + _PAIRS]
+            hits = _overlapping(corners, areas, a, b, limit)
+            _sweep(alive, mask, a[hits], b[hits])
+        # So many more that the arrays stay in the cache, if they have as many neighbors each.
+        size = int(min(max(_PAIRS * len(heads) // max(len(rows), 1), _LOOKED_UP // 2), 4 * size, _BLOCK))
     return mask
 
 
