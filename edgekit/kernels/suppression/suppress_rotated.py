@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -40,7 +42,7 @@ def kept_rotated(
         fast: a box is dropped for any better one that it overlaps, not only for a kept one (arXiv:1904.02689).
     """
     wide = boxes.astype(np.float64)
-    places = _Sorted(circles(wide, classes, overlap, iou_threshold))
+    places = _Sorted(lambda: circles(wide, classes, overlap, iou_threshold))
     kept = np.empty(0, np.int64)
     for start in range(0, len(wide), _BLOCK):
         whole = np.arange(start, min(start + _BLOCK, len(wide)))
@@ -67,8 +69,8 @@ def kept_rotated(
 class _Sorted:
     """The boxes behind the best ones, sorted by place; sorted again whenever there are `_DENSE` more."""
 
-    def __init__(self, found: Circles) -> None:
-        self._circles = found
+    def __init__(self, found: Callable[[], Circles]) -> None:
+        self._found = found
         self._done, self._members = _DENSE, np.empty(0, np.int64)
         self._nearby: Nearby | None = None
 
@@ -78,6 +80,11 @@ class _Sorted:
             self._done, self._members = len(better), better[_DENSE:]
             self._nearby = Nearby(self._circles.at(self._members))
         return self._done
+
+    @cached_property
+    def _circles(self) -> Circles:
+        """The circles of all boxes; most suppression keeps too few to need them."""
+        return self._found()
 
     def pairs(self, block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Returns positions in the block and the boxes that may overlap them."""
