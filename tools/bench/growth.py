@@ -25,7 +25,7 @@ from tools.bench.grown_graphs import grown
 from tools.bench.process import Finished, run_watched
 from tools.bench.workshop import Workshop
 
-__all__ = ["exponent", "measure_growth"]
+__all__ = ["exponent", "file_with_weights", "measure_growth"]
 
 FEW = 10
 """Nodes of a graph that takes no more than any graph does: imports, calibration on so many inputs, files."""
@@ -110,7 +110,7 @@ def exponent(seconds: dict[int, float]) -> float | None:
 
 def _memory(shop: Workshop, command: Command, megabytes: int, *, external: bool) -> dict[str, Any]:
     small, large = (
-        _run(shop, command, _with_weights(shop.folder / "weights", bytes_of_weights, external=external))
+        _run(shop, command, file_with_weights(shop.folder / "weights", bytes_of_weights, external=external))
         for bytes_of_weights in (MEGABYTE, megabytes * MEGABYTE)
     )
     return {
@@ -120,7 +120,7 @@ def _memory(shop: Workshop, command: Command, megabytes: int, *, external: bool)
     }
 
 
-def _with_weights(folder: Path, bytes_of_weights: int, *, external: bool) -> Path:
+def file_with_weights(folder: Path, bytes_of_weights: int, *, external: bool) -> Path:
     """Writes a model whose `LAYERS` matrices have so many bytes together, in the file or beside it."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
