@@ -38,6 +38,10 @@ WEIGHTS = "engine.onnx.data"
 # A protobuf is limited to 2 GiB; above this size, weights are written to an external file.
 INLINE_LIMIT_BYTES = 1_800_000_000
 
+UNPACKED_BYTES = 1 << 26
+"""Weights of more bytes are not packed for kernels while an engine is built: its session never runs, and would hold a
+second copy. With few weights in very many nodes, packing is faster: measured with 42,000 nodes, 10.6 s against 17.0."""
+
 DISABLED = ("QDQPropagationTransformer", "WeightBiasQuantization")
 """Optimizers of ONNX Runtime that are off.
 
@@ -84,12 +88,13 @@ class OnnxRuntime:
         source = read_graph(graph)
         quantized, lowers = quantized_layers(source, bodies=True), options.precision is Precision.INT8
         opt_counts = opt_element_counts(source, options) if lowers else {}
-        large = sum(file.stat().st_size for file in (graph, *weight_files(source))) > INLINE_LIMIT_BYTES
+        file_bytes = sum(file.stat().st_size for file in (graph, *weight_files(source)))
+        large = file_bytes > INLINE_LIMIT_BYTES
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         settings.optimized_model_filepath = str(folder / ENGINE)
-        # This session never runs, so that weights in the form of kernels would only take time and memory.
-        settings.add_session_config_entry("session.disable_prepacking", "1")
+        if file_bytes > UNPACKED_BYTES:
+            settings.add_session_config_entry("session.disable_prepacking", "1")
         if large:
             settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         try:
