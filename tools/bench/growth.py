@@ -3,7 +3,8 @@
 A command is a process of its own, with an empty cache, one thread, and inputs of calibration that EdgeKit ships. Its
 time is that of the processor, its child processes and all imports included, so that other programs disturb it little.
 The exponent ``e`` is that of the least-squares fit of ``seconds = factor * nodes ** e`` to what is above the time of a
-graph of `FEW` nodes, in logarithms.
+graph of `FEW` nodes, in logarithms. A build in INT8 has a second row: the time in which ONNX Runtime alone loads its
+graph with Q/DQ pairs, without optimizations, of which a build takes several.
 
 The memory of a command is the peak resident set of its largest process, without what the same graph with small
 weights takes, in multiples of the weights.
@@ -21,6 +22,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
+from edgekit.engine.bundle.manifest import GRAPH
 from tools.bench.grown_graphs import grown
 from tools.bench.process import Finished, run_watched
 from tools.bench.workshop import Workshop
@@ -38,6 +40,18 @@ MEGABYTE = 1 << 20
 MEGABYTES = 512
 LAYERS = 4
 """Layers that share the weights."""
+
+LOADING = """
+import sys, time
+import onnxruntime
+options = onnxruntime.SessionOptions()
+options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+options.intra_op_num_threads, options.log_severity_level = 1, 4
+started = time.process_time()
+onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+print(time.process_time() - started)
+"""
+"""Prints the seconds of the processor in which ONNX Runtime loads a graph, without optimizations."""
 
 Command = Callable[[Path, Path], list[object]]
 """Arguments of `edgekit`, from the model and the folder of the engine."""
@@ -87,16 +101,21 @@ def measure_growth(shop: Workshop) -> Iterator[dict[str, Any]]:
             model = grown(kind, size, shop.folder / f"{kind}-{size}.onnx")
             for name, command in COMMANDS.items():
                 row = f"{name}, {words}"
-                done = _run(shop, command, model)
-                found = seconds.setdefault(row, {})
-                found[size] = done.processor_s
-                rows[row] = {
-                    **{str(each): f"{value:.1f} s" for each, value in found.items()},
-                    "exponent": exponent(found),
-                    "others": max(done.others, rows.get(row, {}).get("others", 0.0)),
-                }
+                done, loading_s = _run(shop, command, model)
                 target[row] = {"exponent": LIMIT}
+                measured = {row: done.processor_s}
+                if loading_s is not None:
+                    measured[f"ONNX Runtime loads the graph of {row}"] = loading_s
+                for each, value in measured.items():
+                    found = seconds.setdefault(each, {})
+                    found[size] = value
+                    rows[each] = _grown(found, max(done.others, rows.get(each, {}).get("others", 0.0)))
                 yield result
+
+
+def _grown(seconds: dict[int, float], others: float) -> dict[str, Any]:
+    cells = {str(size): f"{value:.2f} s" if value < 1 else f"{value:.1f} s" for size, value in seconds.items()}
+    return {**cells, "exponent": exponent(seconds), "others": others}
 
 
 def exponent(seconds: dict[int, float]) -> float | None:
@@ -110,7 +129,7 @@ def exponent(seconds: dict[int, float]) -> float | None:
 
 def _memory(shop: Workshop, command: Command, megabytes: int, *, external: bool) -> dict[str, Any]:
     small, large = (
-        _run(shop, command, file_with_weights(shop.folder / "weights", bytes_of_weights, external=external))
+        _run(shop, command, file_with_weights(shop.folder / "weights", bytes_of_weights, external=external))[0]
         for bytes_of_weights in (MEGABYTE, megabytes * MEGABYTE)
     )
     return {
@@ -144,12 +163,17 @@ def file_with_weights(folder: Path, bytes_of_weights: int, *, external: bool) ->
     return file
 
 
-def _run(shop: Workshop, command: Command, model: Path) -> Finished:
+def _run(shop: Workshop, command: Command, model: Path) -> tuple[Finished, float | None]:
+    """Runs a command; returns how, and the seconds in which ONNX Runtime loads a graph of INT8 that it has built."""
     cache, output = shop.folder / "cache-growth", shop.folder / "grown"
     environment = {**shop.environment, "EDGEKIT_CACHE": str(cache), "OMP_NUM_THREADS": "1"}
     try:
         arguments: Sequence[object] = command(model, output)
-        return run_watched([sys.executable, "-m", "edgekit", *arguments], environment=environment)
+        done = run_watched([sys.executable, "-m", "edgekit", *arguments], environment=environment)
+        if "--int8" not in arguments:
+            return done, None
+        loading = run_watched([sys.executable, "-c", LOADING, output / GRAPH], environment=environment)
+        return done, float(loading.stdout)
     finally:
         for folder in (cache, output):
             shutil.rmtree(folder, ignore_errors=True)
