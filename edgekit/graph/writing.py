@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 import onnx
@@ -16,7 +16,8 @@ from edgekit.graph.wire_format import BYTES, GRAPH, INITIALIZER, RAW_DATA, Field
 
 __all__ = ["write_graph"]
 
-Weights = Mapping[str, ir.TensorProtocol]
+Weight: TypeAlias = ir.Tensor | ir.PackedTensor | ir.ExternalTensor
+Weights: TypeAlias = Mapping[str, Weight]
 
 _NO_NUMBERS = ir.tensor(np.empty(0, np.uint8))
 
@@ -54,10 +55,9 @@ def _without_large_weights(graph: ir.Model, inline: bool) -> Iterator[Weights]:
     weights = {
         name: tensor
         for name, value in initializers.items()
-        if (tensor := value.const_value) is not None
+        # Others, such as strings and protobuf's own tensors, are copied as they are.
+        if isinstance(tensor := value.const_value, (ir.Tensor, ir.PackedTensor, ir.ExternalTensor))
         and tensor.nbytes > INLINE_BYTES
-        # protobuf's own tensors are copied as they are, and strings are no numbers.
-        and not isinstance(tensor, (ir.serde.TensorProtoTensor, ir.StringTensor))
         and (inline or not isinstance(tensor, ir.ExternalTensor))
     }
     try:
@@ -95,7 +95,7 @@ def _write(file: BinaryIO, content: bytes, weights: Weights) -> None:
                 part.tofile(file)
 
 
-def _parts_of_graph(content: bytes, graph: Field, weights: Weights) -> Iterator[memoryview | ir.TensorProtocol]:
+def _parts_of_graph(content: bytes, graph: Field, weights: Weights) -> Iterator[memoryview | Weight]:
     """Yields the graph's message in parts: bytes of the structure, and weights."""
     view = memoryview(content)
     copied = graph.content

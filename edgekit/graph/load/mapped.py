@@ -41,6 +41,7 @@ def _tensor(content: mmap.mmap, payload: Payload, declared: ir.TensorProtocol) -
     packed = declared.dtype.bitwidth < 8
     element = np.dtype(np.uint8) if packed else declared.dtype.numpy().newbyteorder("<")
     array = np.frombuffer(content, element, payload.length // element.itemsize, payload.offset)
+    shape = declared.shape.numpy()
     if packed:
-        return ir.PackedTensor(array, declared.dtype, shape=declared.shape, name=declared.name)
-    return ir.tensor(array.reshape(declared.shape.numpy()), dtype=declared.dtype, name=declared.name)
+        return ir.PackedTensor(array, declared.dtype, shape=ir.Shape(shape), name=declared.name)
+    return ir.tensor(array.reshape(shape), dtype=declared.dtype, name=declared.name)
