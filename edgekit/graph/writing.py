@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 import numpy as np
 import onnx
@@ -16,7 +16,7 @@ from edgekit.graph.wire_format import BYTES, GRAPH, INITIALIZER, RAW_DATA, Field
 
 __all__ = ["write_graph"]
 
-Weight: TypeAlias = ir.Tensor | ir.PackedTensor | ir.ExternalTensor
+Weight: TypeAlias = "ir.Tensor[Any] | ir.PackedTensor[Any] | ir.ExternalTensor"
 Weights: TypeAlias = Mapping[str, Weight]
 
 _NO_NUMBERS = ir.tensor(np.empty(0, np.uint8))
