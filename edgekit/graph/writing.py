@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -92,7 +94,18 @@ def _write(file: BinaryIO, content: bytes, weights: Weights) -> None:
             if isinstance(part, memoryview):
                 file.write(part)
             else:
-                part.tofile(file)
+                _write_weight(file, part)
+
+
+def _write_weight(file: BinaryIO, weight: Weight) -> None:
+    try:
+        weight.tofile(file)
+    except OSError as e:
+        if e.errno is not None:
+            raise
+        # numpy does not say why a write fell short: the disk is full, or a limit is reached. The next write says it.
+        os.write(file.fileno(), b"\0")
+        raise OSError(errno.EIO, os.strerror(errno.EIO)) from e
 
 
 def _parts_of_graph(content: bytes, graph: Field, weights: Weights) -> Iterator[memoryview | Weight]:

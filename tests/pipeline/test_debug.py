@@ -62,7 +62,9 @@ def network(tmp_path: Path) -> Path:
 
 
 def test_the_first_layer_that_is_lost_is_named_and_cut_out(network: Path, tmp_path: Path) -> None:
-    found = debug(network, target="tensorrt-rtx", graph_only=True, calib="calib", save=tmp_path / "small")
+    found = debug(
+        network, target="tensorrt-rtx", graph_only=True, calib="calib", save=tmp_path / "small", noise_budget=0
+    )
     assert found.compared == "graph" and found.outputs_db["optimized graph"] > 90
     by_node = {each.node: each for each in found.layers}
     assert by_node["conv1"].sqnr_db > 20
@@ -73,7 +75,9 @@ def test_the_first_layer_that_is_lost_is_named_and_cut_out(network: Path, tmp_pa
 
 
 def test_what_is_saved_can_be_run_and_fails_by_itself(network: Path, tmp_path: Path) -> None:
-    found = debug(network, target="tensorrt-rtx", graph_only=True, calib="calib", save=tmp_path / "small")
+    found = debug(
+        network, target="tensorrt-rtx", graph_only=True, calib="calib", save=tmp_path / "small", noise_budget=0
+    )
     assert found.smallest is not None
     session = onnxruntime.InferenceSession(tmp_path / "small" / "model.onnx", providers=["CPUExecutionProvider"])
     with np.load(tmp_path / "small" / "inputs.npz") as inputs, np.load(tmp_path / "small" / "expected.npz") as right:

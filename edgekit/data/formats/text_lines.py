@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-import numpy as np
-
 from edgekit.errors import DataError
 
 __all__ = ["Line", "file_bytes", "looks_like_html", "names_in", "raw_lines", "text_line_at", "text_lines", "utf8_bytes"]
@@ -153,6 +151,8 @@ def _lines_of(content: bytes, encoding: str) -> list[bytes]:
     """Splits a text behind line feeds and carriage returns, which end one line if they stand together."""
     if encoding == "utf-8":
         return content.splitlines(keepends=True)
+    import numpy as np  # a cfg file is read without it
+
     units = np.frombuffer(content, "<u2" if encoding == "utf-16-le" else ">u2", len(content) // 2)
     feeds, returns = units == ord("\n"), units == ord("\r")
     returns[:-1] &= ~feeds[1:]

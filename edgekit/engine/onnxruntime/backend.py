@@ -21,7 +21,6 @@ from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
-from edgekit.graph.convolutions_in_file import has_very_many_convolutions
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_onnxruntime
@@ -221,6 +220,8 @@ def _library() -> Any:
 
 def _loaded(ort: Any, engine: Path, threads: int, *, profile: str, spinning: bool) -> onnxruntime.InferenceSession:
     """Loads an engine; with ``profile``, its profiler writes a file whose name starts so."""
+    from edgekit.graph.convolutions_in_file import has_very_many_convolutions  # not for those who only compile
+
     settings = _settings(ort, threads)
     _set_spinning(settings, spinning=spinning)
     levels = ort.GraphOptimizationLevel

@@ -118,7 +118,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
     except Exception as e:  # onnx's checker looks at each node alone: one that contradicts its inputs is found here
         raise GraphError(
             f"{path}: not a valid graph: {_first_line(e)}",
-            hint="if ONNX Runtime runs the file, please report it with the traceback that --verbose shows",
+            hint="if ONNX Runtime runs the file, please report it, together with the file",
         ) from e
 
 
