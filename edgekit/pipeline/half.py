@@ -39,6 +39,8 @@ INPUTS_BESIDE_INTEGERS = 2
 """The same for what is not on integers in an INT8 graph: its noise is that of integers."""
 MAX_STEPS = 24
 """How often something more becomes float32 before the search ends."""
+LEAST_LOST_DB = 6.0
+"""A layer that loses less is one of many whose rounding adds up, and float32 for it alone gains nothing."""
 NAMED_LAYERS = 4
 
 
@@ -161,13 +163,13 @@ def _next_lost(
     If that is kept already, it is what the layers before read and write.
     """
     wide = rounding_graph(half.graph)
-    layers = layer_noise(graph.graph, wide.graph, graph_values(graph, feeds), graph_values(wide, feeds))
-    found = first_collapse(layers, limit_db)
+    exact, rounded = graph_values(graph, feeds), graph_values(wide, feeds)
+    found = first_collapse(layer_noise(graph.graph, wide.graph, exact, rounded, until_db=limit_db), limit_db)
     nodes = {node.name: node for node in graph.graph}
-    if found is None or found.node not in nodes:
+    if found is None or found.lost_db < LEAST_LOST_DB or found.node not in nodes:
         return []
     written = nodes[found.node].outputs
-    if found.value not in lost and not _holds(half.precision, found.value, graph_values(graph, feeds), limit_db):
+    if found.value not in lost and not _holds(half.precision, found.value, exact, limit_db):
         return [str(value.name) for value in written if is_float(value)]
     kept = lost.keys() | {str(value.name) for value in written}
     level = [nodes[found.node]]

@@ -125,6 +125,7 @@ def layer_noise(
     integers: Collection[str] = (),
     scaled: bool = False,
     fused: bool = False,
+    until_db: float | None = None,
 ) -> list[LayerNoise]:
     """Compares the values of two graphs, in the order of the first.
 
@@ -137,6 +138,8 @@ def layer_noise(
         fused: ``other_values`` is an engine: a float value inside of an integer kernel, between a product and its
             activation function, is not read, since that would take the kernel apart.
         scaled: the channels of feature maps, and those of tensors with many rows, may be scaled in ``other``.
+        until_db: compare no further than some layers behind the first that collapses by this limit, see
+            `first_collapse`; None compares all.
     """
     observed = observed_values(reference, other, fused=integers if fused else ())
     compared = _Compared(scaled)
@@ -147,6 +150,12 @@ def layer_noise(
         for expected, got in zip(reference_values(part), other_values(read), strict=True):
             for name, there in zip(part, read, strict=True):
                 compared.add(name, expected[name], got[there])
+        if until_db is not None and first_collapse(_layers(reference, integers, compared), until_db) is not None:
+            break
+    return _layers(reference, integers, compared)
+
+
+def _layers(reference: ir.Graph, integers: Collection[str], compared: _Compared) -> list[LayerNoise]:
     decibels = {name: energies.decibels() for name, energies in compared.energies.items()}
     return list(_by_node(reference, integers, decibels))
 

@@ -97,3 +97,16 @@ def test_a_gain_of_each_channel_is_no_noise_where_channels_are_equalized(graph, 
     compared = (graph.graph, scaled.graph, values_of(graph, feeds), values_of(scaled, feeds))
     assert min(each.sqnr_db for each in layer_noise(*compared, scaled=True)) > 100
     assert min(each.sqnr_db for each in layer_noise(*compared)) < 20
+
+
+def test_the_comparison_ends_soon_behind_the_first_layer_that_collapses(graph, feeds_for, monkeypatch):
+    monkeypatch.setattr("edgekit.quantize.layer_noise.VALUES_AT_ONCE", 1)
+    feeds = feeds_for(graph, 1)
+    spoiled = graph.clone()
+    node = next(each for each in spoiled.graph if len(each.inputs) > 1 and each.inputs[1].name == "w2")
+    node.inputs[1].const_value = ir.tensor(np.full((8, 8, 3, 3), 3, np.float32), name="w2")
+    compared = (graph.graph, spoiled.graph, values_of(graph, feeds), values_of(spoiled, feeds))
+    everything = layer_noise(*compared)
+    some = layer_noise(*compared, until_db=20.0)
+    assert [each.value for each in some] == ["a", "r", "b"] and some == everything[:3]
+    assert first_collapse(some, 20.0) == first_collapse(everything, 20.0)
