@@ -47,6 +47,9 @@ LEAST_GAIN_DB = 2.0
 recognizer gained 0.7 dB on the inputs that were looked at, and lost 7 on others."""
 LEAST_INPUTS, MOST_MACS = 1, 1_000_000_000
 """Layers are measured on at least one input, and on more of them while those take no more multiply-accumulates."""
+LEAST_RUNS, MOST_RUNS, SEARCH_MACS = 40, 200, 4_000_000_000
+"""Combinations of layers that are measured: at least 40, and up to 200 while they take no more multiply-accumulates
+than this. PP-OCR's classifier keeps 41 dB with 100 runs, which take 0.2 s, and 22 dB with 40."""
 NAMED_LAYERS = 4
 
 
@@ -127,4 +130,5 @@ def _measured(found: Trial) -> NoisyLayers:
                 f"{index} {each.where}": 10 ** (-each.sqnr_db / 10) for index, each in noise if each.sqnr_db is not None
             }
 
-        return noisy_layers(switched.layers, noise_of, 10 ** (-AIM_DB / 10))
+        runs = min(max(LEAST_RUNS, SEARCH_MACS // max(trials.model.stats.macs, 1)), MOST_RUNS)
+        return noisy_layers(switched.layers, noise_of, 10 ** (-AIM_DB / 10), runs)

@@ -14,8 +14,6 @@ __all__ = ["Noise", "NoisyLayers", "noisy_layers"]
 
 GROUPS = 16
 """Layers next to each other are measured together first, in so many groups; the noisiest are halved again and again."""
-MOST_RUNS = 40
-"""Number of combinations that are measured at most."""
 LEAST_SHARE = 0.01
 """Share of the noise of an output below which a layer stays on integers."""
 NEAR_REST = 1.25
@@ -72,20 +70,21 @@ class NoisyLayers:
         return chosen
 
 
-def noisy_layers(layers: Sequence[str], noise_of: NoiseOf, enough: float) -> NoisyLayers:
+def noisy_layers(layers: Sequence[str], noise_of: NoiseOf, enough: float, most_runs: int) -> NoisyLayers:
     """Measures which layers make the noise, the noisiest groups of them first.
 
     Args:
         layers: names of the layers, in the order of the graph.
         noise_of: returns the noise with these layers on integers and all others in float.
         enough: groups that together make less noise than this are not taken apart.
+        most_runs: number of combinations to measure; at least those of the first groups are.
     """
     rest = noise_of(())
     size = max(1, -(-len(layers) // GROUPS))
     groups = [tuple(layers[start : start + size]) for start in range(0, len(layers), size)]
     found = {group: _beyond(noise_of(group), rest) for group in groups}
     runs = len(groups)
-    while runs < MOST_RUNS:
+    while runs < most_runs:
         several = [group for group in found if len(group) > 1]
         left = _sum([found[group] for group in several])
         if not several or max(left.values()) <= enough:

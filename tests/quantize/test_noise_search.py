@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from edgekit.quantize.noise_search import GROUPS, MOST_RUNS, NoisyLayers, noisy_layers
+from edgekit.quantize.noise_search import GROUPS, NoisyLayers, noisy_layers
 
 FLOOR = 1e-6
+RUNS = 40
 
 
 class Network:
@@ -27,7 +28,7 @@ def names(count: int) -> list[str]:
 def test_each_of_two_layers_that_lose_the_output_is_found():
     layers = names(6)
     network = Network({**dict.fromkeys(layers, 1e-5), "layer1": 0.9, "layer4": 0.8})
-    found = noisy_layers(layers, network.noise_of, 1e-3)
+    found = noisy_layers(layers, network.noise_of, 1e-3, RUNS)
     assert found.single["layer1"]["y"] == pytest.approx(0.9) and found.single["layer4"]["y"] == pytest.approx(0.8)
     assert sorted(found.chosen(dict.fromkeys(layers, 10), 20, 1e-3)) == ["layer1", "layer4"]
 
@@ -35,7 +36,7 @@ def test_each_of_two_layers_that_lose_the_output_is_found():
 def test_few_of_many_layers_are_found_with_few_runs():
     layers = names(500)
     network = Network({**dict.fromkeys(layers, 1e-7), "layer77": 0.5, "layer330": 0.1})
-    found = noisy_layers(layers, network.noise_of, 1e-2)
+    found = noisy_layers(layers, network.noise_of, 1e-2, RUNS)
     assert found.chosen(dict.fromkeys(layers, 1), 100, 1e-2) == ["layer77", "layer330"]
     assert network.runs <= GROUPS + 1 + 2 * 2 * 5  # 32 layers a group are halved five times
 
@@ -43,8 +44,8 @@ def test_few_of_many_layers_are_found_with_few_runs():
 def test_the_number_of_runs_has_a_limit():
     layers = names(2000)
     network = Network(dict.fromkeys(layers, 0.01))
-    noisy_layers(layers, network.noise_of, 1e-3)
-    assert network.runs <= MOST_RUNS + 2
+    noisy_layers(layers, network.noise_of, 1e-3, RUNS)
+    assert network.runs <= RUNS + 2
 
 
 def test_layers_are_chosen_by_noise_for_work_within_the_room_until_it_is_enough():
@@ -70,5 +71,5 @@ def test_the_worst_output_comes_first():
 
 
 def test_a_graph_without_layers_has_none():
-    found = noisy_layers([], lambda _: {"y": 0.5}, 0.1)
+    found = noisy_layers([], lambda _: {"y": 0.5}, 0.1, RUNS)
     assert found.single == {} and found.chosen({}, 10, 0.1) == []
