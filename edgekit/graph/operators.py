@@ -14,6 +14,7 @@ __all__ = [
     "INTEGER_PRODUCTS",
     "INTEGER_RECURRENT",
     "PRODUCTS",
+    "RANDOM",
     "RECURRENT",
     "SELECTING",
     "needs_its_layout",
@@ -37,6 +38,11 @@ RECURRENT = frozenset({"GRU", "LSTM", "RNN"})
 
 INTEGER_RECURRENT = frozenset({"DynamicQuantizeLSTM"})
 """Recurrent layers whose products multiply integers."""
+
+RANDOM = frozenset(
+    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
+)
+"""Operators that draw random numbers, other ones in each run; Dropout while training."""
 
 SELECTING = frozenset({"NonMaxSuppression", "NonZero", "TopK", "Unique"})
 """Operators that select by value."""

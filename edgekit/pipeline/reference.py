@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgekit.errors import GraphError
+from edgekit.graph.operators import RANDOM
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Progress
@@ -39,10 +40,19 @@ class Reference:
 def reference_outputs(model: LoadedModel, inputs: Inputs, progress: Progress) -> Reference:
     """Runs the original model on the inputs that engines are compared on; the caller closes it.
 
-    If it cannot run, a note says that nothing could be compared with it.
+    If it cannot run, or draws random numbers, a note says that nothing could be compared with it.
     """
     original = model.original
     forms = forms_of_outputs(model.graph, model.postprocess)
+    nothing = Reference(name="", outputs=(), min_max_outputs=(), forms=forms)
+    # The optimized graph has no Dropout that only passes its input on.
+    drawing = next((node for node in model.graph.graph.all_nodes() if node.op_type in RANDOM), None)
+    if drawing is not None:
+        progress.note(
+            f"nothing was compared with the original model: node '{drawing.name}' ({drawing.op_type}) draws random "
+            "numbers, other ones in each run"
+        )
+        return nothing
     try:
         with progress.stage(f"running {original.name}"):
             # All at once, because an ONNX file is loaded for each call.
@@ -51,5 +61,5 @@ def reference_outputs(model: LoadedModel, inputs: Inputs, progress: Progress) ->
             min_max = [[next(found) for _ in feeds] for feeds in inputs.min_max_feeds]
     except GraphError as e:
         progress.note(f"nothing was compared with the original model: {e.message}")
-        return Reference(name="", outputs=(), min_max_outputs=(), forms=forms)
+        return nothing
     return Reference(name=original.name, outputs=outputs, min_max_outputs=min_max, forms=forms)

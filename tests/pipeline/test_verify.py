@@ -220,6 +220,38 @@ def test_the_ratios_are_those_against_onnxruntime_on_the_file(classifier: Path) 
     assert found is not None and found.sqnr_db["INT8 engine for cpu"] == pytest.approx(measured, abs=0.1)
 
 
+@pytest.mark.parametrize(("operator", "others"), [("RandomNormalLike", []), ("Dropout", ["ratio", "training"])])
+def test_a_graph_that_draws_random_numbers_is_built_and_not_compared(
+    operator: str, others: list[str], tmp_path: Path
+) -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv"),
+        helper.make_node(operator, ["c", *others], ["r"], name="draws"),
+        helper.make_node("Add", ["c", "r"], ["y"], name="add"),
+    ]
+    value = helper.make_tensor_value_info
+    constants = {
+        "w": RANDOM.standard_normal((4, 3, 1, 1)).astype(np.float32),
+        "ratio": np.float32(0.5),
+        "training": np.bool_(True),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", TensorProto.FLOAT, [1, 3, 8, 8])],
+        [value("y", TensorProto.FLOAT, [1, 4, 8, 8])],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    path = tmp_path / "random.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    place = edgekit.build(path, precision="fp32", target="cpu", profile=False)
+    assert any(f"node 'draws' ({operator}) draws random numbers" in note for note in read_manifest(place).notes)
+    session = edgekit.load(place)
+    x = RANDOM.standard_normal((1, 3, 8, 8)).astype(np.float32)
+    first, second = session.run({"x": x})["y"], session.run({"x": x})["y"]
+    assert first.shape == (1, 4, 8, 8) and not np.array_equal(first, second)
+
+
 def test_a_graph_that_cannot_run_says_what_it_was_given(tmp_path: Path) -> None:
     text = """
     <ir_version: 8, opset_import: ["" : 17]>

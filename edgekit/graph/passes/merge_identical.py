@@ -6,11 +6,10 @@ from collections.abc import Hashable
 
 import onnx_ir as ir
 
+from edgekit.graph.operators import RANDOM
+
 __all__ = ["MergeIdentical"]
 
-_RANDOM = frozenset(
-    "Bernoulli Dropout Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike".split()
-)
 _SMALL_BYTES = 256
 """Constants up to this size are compared by their numbers: exporters write a number once for each node that reads it.
 Larger ones, such as weights, are compared by identity."""
@@ -54,7 +53,7 @@ def _merge(graph: ir.Graph) -> bool:
 
 def _key(node: ir.Node) -> Hashable | None:
     """Returns what is equal for nodes that compute the same; None for a node that stays."""
-    if node.op_type in _RANDOM or any(value.is_graph_output() for value in node.outputs):
+    if node.op_type in RANDOM or any(value.is_graph_output() for value in node.outputs):
         return None
     attributes = [(name, _attribute(attribute)) for name, attribute in sorted(node.attributes.items())]
     if any(value is None for _, value in attributes):
