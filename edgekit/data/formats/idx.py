@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import math
 import re
+import sys
 import tempfile
 import zlib
 from pathlib import Path
@@ -35,6 +36,7 @@ _KINDS = {
     0x0D: "32-bit floats",
     0x0E: "64-bit floats",
 }
+_MAX_RANK = 64  # numpy has no more
 _BLOCK_BYTES = 1 << 20
 _GZIP = b"\x1f\x8b"
 _BROKEN_GZIP = (EOFError, gzip.BadGzipFile, zlib.error)
@@ -212,7 +214,11 @@ def _header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]:
     sizes = file.read(4 * count)
     if len(sizes) != 4 * count:
         raise DataError(f"{path}: expected {count} sizes in the IDX header, got a truncated file")
-    return tuple(int(size) for size in np.frombuffer(sizes, ">u4")), 4 + 4 * count
+    shape = tuple(int(size) for size in np.frombuffer(sizes, ">u4"))
+    # numpy multiplies the sizes that are not 0, so that an array without elements can be too large.
+    if count > _MAX_RANK or (0 in shape and math.prod(filter(None, shape)) > sys.maxsize):
+        raise DataError(f"{path}: expected an array in the IDX header that memory can hold, got the shape {shape}")
+    return shape, 4 + 4 * count
 
 
 def _checked_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]:

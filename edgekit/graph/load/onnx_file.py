@@ -94,7 +94,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         move_runtime_operators(model)
         if has_functions_of_another_opset(model):
             replace_deprecated(model)
-            model = ir.to_proto(inlined(ir.from_proto(model)))
+            model = _inlined(model, path)
         require_known_operators(model, path)
         require_declared_arguments(nodes_of(model), path)
         require_known_types(nodes_of(model), path)
@@ -120,6 +120,15 @@ def graph_from_onnx(path: Path) -> ir.Model:
             f"{path}: not a valid graph: {_first_line(e)}",
             hint="if ONNX Runtime runs the file, please report it, together with the file",
         ) from e
+
+
+def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
+    try:
+        return ir.to_proto(inlined(ir.from_proto(model)))
+    except EdgeKitError:
+        raise
+    except Exception as e:  # onnx's checker has not seen it yet
+        raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
 
 
 def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
