@@ -4,9 +4,9 @@ import ast
 import json
 import math
 import os
+import resource
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -144,10 +144,11 @@ def test_an_error_message_needs_no_numpy() -> None:
 def test_help_takes_less_than_0_3_seconds() -> None:
     seconds = []
     for _ in range(7):
-        start = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         subprocess.run([sys.executable, "-m", "edgekit", "--help"], stdout=subprocess.DEVNULL, check=True)
-        seconds.append(time.perf_counter() - start)
-    # The fastest, since what others do on this machine only ever makes it slower.
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
+    # Of the processor, and the fastest: what others do on this machine only ever makes it slower.
     assert min(seconds) < 0.3
 
 

@@ -127,8 +127,10 @@ def test_bandwidth_counts_what_a_copy_reads_and_writes(monkeypatch: pytest.Monke
         start = time.perf_counter()
         half.copy()
         times.append(time.perf_counter() - start)
+    # The best of several, as of the copies: what others do on this machine makes both slower.
+    found = max(module._bandwidth("copy", size, 1) for _ in range(5))
     # A copy into new memory is slower, as its pages are made first; one into a cache is faster by less than 20 times.
-    assert 0.5 * size / min(times) < module._bandwidth("copy", size, 1) < 20 * size / min(times)
+    assert 0.5 * size / min(times) < found < 20 * size / min(times)
 
 
 @pytest.fixture(scope="module")
