@@ -1,4 +1,4 @@
-"""Tells whether a graph has more convolutions than ONNX Runtime can choose memory layouts for in reasonable time.
+"""Tells how many convolutions a file has, and whether Transposes beside them: it decides how ONNX Runtime loads it.
 
 This module needs no other package: boards that only run engines load it.
 """
@@ -6,11 +6,13 @@ This module needs no other package: boards that only run engines load it.
 from __future__ import annotations
 
 import mmap
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from edgekit.graph.wire_format import BYTES, GRAPH, UnknownWireFormatError, fields_of
 
-__all__ = ["MAX_BLOCKED", "has_very_many_convolutions"]
+__all__ = ["MAX_BLOCKED", "has_float_convolutions_and_transposes", "has_very_many_convolutions"]
 
 MAX_BLOCKED = 1000
 """Blocked memory layouts are for graphs with at most so many convolutions: to choose them takes about the square of
@@ -27,31 +29,45 @@ def has_very_many_convolutions(file: Path) -> bool:
     Raises:
         OSError: the file cannot be read.
     """
+    found = 0
+    # Conv, and QLinearConv, FusedConv and others that ONNX Runtime writes. The nodes of most graphs need not be read.
+    for operator in _operators(file, least_nodes=MAX_BLOCKED + 1):
+        found += operator.endswith(b"Conv")
+        if found > MAX_BLOCKED:
+            return True
+    return False
+
+
+def has_float_convolutions_and_transposes(file: Path) -> bool:
+    """Whether the main graph of an ONNX file has both; false for a damaged file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    operators = set(_operators(file))
+    return b"Transpose" in operators and not operators.isdisjoint((b"Conv", b"FusedConv"))
+
+
+def _operators(file: Path, least_nodes: int = 0) -> Iterator[bytes]:
+    """Yields the operator of each node of the main graph, if it has so many nodes; ends where the file is damaged."""
     with file.open("rb") as opened:
         if opened.seek(0, 2) == 0:
-            return False
+            return
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            try:
-                return _counted(content) > MAX_BLOCKED
-            except UnknownWireFormatError:
-                return False  # the library that loads the file says so
+            # The library that loads a damaged file says what is wrong with it.
+            with suppress(UnknownWireFormatError):
+                yield from _operators_of(content, least_nodes)
 
 
-def _counted(content: mmap.mmap) -> int:
-    """Returns the number of convolutions; counts no further than one more than `MAX_BLOCKED`."""
-    found = 0
+def _operators_of(content: mmap.mmap, least_nodes: int) -> Iterator[bytes]:
     for graph in fields_of(content, 0, len(content)):
         if (graph.number, graph.kind) != (GRAPH, BYTES):
             continue
         nodes = [field for field in fields_of(content, graph.content, graph.end) if field.number == _NODE]
-        if len(nodes) <= MAX_BLOCKED:
-            continue  # most graphs: their nodes need not be read
+        if len(nodes) < least_nodes:
+            continue
         for node in nodes:
             for field in fields_of(content, node.content, node.end):
                 if field.number == _OP_TYPE:
-                    # Conv, and QLinearConv, FusedConv and others that ONNX Runtime writes.
-                    found += content[field.content : field.end].endswith(b"Conv")
+                    yield content[field.content : field.end]
                     break
-            if found > MAX_BLOCKED:
-                return found
-    return found

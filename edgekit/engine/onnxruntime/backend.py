@@ -221,12 +221,12 @@ def _library() -> Any:
 
 def _loaded(ort: Any, engine: Path, threads: int, *, profile: str, spinning: bool) -> onnxruntime.InferenceSession:
     """Loads an engine; with ``profile``, its profiler writes a file whose name starts so."""
-    from edgekit.graph.convolutions_in_file import has_very_many_convolutions  # not for those who only compile
+    from edgekit.graph import convolutions_in_file as convolutions  # not for those who only compile
 
     settings = _settings(ort, threads)
     _set_spinning(settings, spinning=spinning)
     levels = ort.GraphOptimizationLevel
-    vast = has_very_many_convolutions(engine)
+    vast = convolutions.has_very_many_convolutions(engine)
     settings.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if vast else levels.ORT_ENABLE_ALL
     # Weights of 8 bits, which a graph that was quantized elsewhere has, become unsigned where products of unsigned by
     # signed bytes overflow (`scheme`). Measured with AVX2, a convolution then takes 1.6 times as long; weights of 7
@@ -234,10 +234,11 @@ def _loaded(ort: Any, engine: Path, threads: int, *, profile: str, spinning: boo
     # times as long there.
     if not cpu().fast_int8:
         settings.add_session_config_entry("session.x64quantprecision", "1")
-    else:
+    elif not convolutions.has_float_convolutions_and_transposes(engine):
         # What integer operators are fused from was fused in the build. What is off here would make a DequantizeLinear
         # for each reader of a tensor (`MergeDequantizers`). Measured with 1.32, one thread, with the same numbers:
-        # PP-OCR's classifier takes 0.91 of the time, PP-OCRv4's recognizer 0.92 and its detector 0.94.
+        # PP-OCR's classifier takes 0.91 of the time, and PP-OCRv4's detector 0.94. Where Transposes stand beside float
+        # convolutions, as in ConvNeXt, ONNX Runtime then takes one layout for the other.
         settings.add_session_config_entry("session.disable_quant_qdq", "1")
     _enable_profile(settings, profile)
     try:
