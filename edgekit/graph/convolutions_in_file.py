@@ -6,13 +6,18 @@ This module needs no other package: boards that only run engines load it.
 from __future__ import annotations
 
 import mmap
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 from edgekit.graph.wire_format import BYTES, GRAPH, UnknownWireFormatError, fields_of
 
-__all__ = ["MAX_BLOCKED", "has_float_convolutions_and_transposes", "has_very_many_convolutions"]
+__all__ = [
+    "MAX_BLOCKED",
+    "has_float_convolutions_and_transposes",
+    "has_very_many_convolutions",
+    "operators_in_file",
+]
 
 MAX_BLOCKED = 1000
 """Blocked memory layouts are for graphs with at most so many convolutions: to choose them takes about the square of
@@ -23,50 +28,40 @@ _NODE = 1  # in GraphProto
 _OP_TYPE = 4  # in NodeProto
 
 
-def has_very_many_convolutions(file: Path) -> bool:
-    """Whether the main graph of an ONNX file has more than `MAX_BLOCKED` convolutions; false for a damaged file.
+def operators_in_file(file: Path) -> Counter[bytes]:
+    """Counts the operators of the main graph of an ONNX file; none for a damaged file.
 
     Raises:
         OSError: the file cannot be read.
     """
-    found = 0
-    # Conv, and QLinearConv, FusedConv and others that ONNX Runtime writes. The nodes of most graphs need not be read.
-    for operator in _operators(file, least_nodes=MAX_BLOCKED + 1):
-        found += operator.endswith(b"Conv")
-        if found > MAX_BLOCKED:
-            return True
-    return False
-
-
-def has_float_convolutions_and_transposes(file: Path) -> bool:
-    """Whether the main graph of an ONNX file has both; false for a damaged file.
-
-    Raises:
-        OSError: the file cannot be read.
-    """
-    operators = set(_operators(file))
-    return b"Transpose" in operators and not operators.isdisjoint((b"Conv", b"FusedConv"))
-
-
-def _operators(file: Path, least_nodes: int = 0) -> Iterator[bytes]:
-    """Yields the operator of each node of the main graph, if it has so many nodes; ends where the file is damaged."""
     with file.open("rb") as opened:
         if opened.seek(0, 2) == 0:
-            return
+            return Counter()
         with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            # The library that loads a damaged file says what is wrong with it.
-            with suppress(UnknownWireFormatError):
-                yield from _operators_of(content, least_nodes)
+            try:
+                return Counter(_operators_of(content))
+            except UnknownWireFormatError:
+                return Counter()  # the library that loads the file says so
 
 
-def _operators_of(content: mmap.mmap, least_nodes: int) -> Iterator[bytes]:
+def has_very_many_convolutions(operators: Counter[bytes]) -> bool:
+    """Whether there are more than `MAX_BLOCKED` convolutions."""
+    # Conv, and QLinearConv, FusedConv and others that ONNX Runtime writes.
+    return sum(count for operator, count in operators.items() if operator.endswith(b"Conv")) > MAX_BLOCKED
+
+
+def has_float_convolutions_and_transposes(operators: Counter[bytes]) -> bool:
+    """Whether there are both."""
+    return b"Transpose" in operators and (b"Conv" in operators or b"FusedConv" in operators)
+
+
+def _operators_of(content: mmap.mmap) -> Iterator[bytes]:
     for graph in fields_of(content, 0, len(content)):
         if (graph.number, graph.kind) != (GRAPH, BYTES):
             continue
-        nodes = [field for field in fields_of(content, graph.content, graph.end) if field.number == _NODE]
-        if len(nodes) < least_nodes:
-            continue
-        for node in nodes:
+        for node in fields_of(content, graph.content, graph.end):
+            if node.number != _NODE:
+                continue
             for field in fields_of(content, node.content, node.end):
                 if field.number == _OP_TYPE:
                     yield content[field.content : field.end]

@@ -226,7 +226,8 @@ def _loaded(ort: Any, engine: Path, threads: int, *, profile: str, spinning: boo
     settings = _settings(ort, threads)
     _set_spinning(settings, spinning=spinning)
     levels = ort.GraphOptimizationLevel
-    vast = convolutions.has_very_many_convolutions(engine)
+    operators = convolutions.operators_in_file(engine)
+    vast = convolutions.has_very_many_convolutions(operators)
     settings.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if vast else levels.ORT_ENABLE_ALL
     # Weights of 8 bits, which a graph that was quantized elsewhere has, become unsigned where products of unsigned by
     # signed bytes overflow (`scheme`). Measured with AVX2, a convolution then takes 1.6 times as long; weights of 7
@@ -234,7 +235,7 @@ def _loaded(ort: Any, engine: Path, threads: int, *, profile: str, spinning: boo
     # times as long there.
     if not cpu().fast_int8:
         settings.add_session_config_entry("session.x64quantprecision", "1")
-    elif not convolutions.has_float_convolutions_and_transposes(engine):
+    elif not convolutions.has_float_convolutions_and_transposes(operators):
         # What integer operators are fused from was fused in the build. What is off here would make a DequantizeLinear
         # for each reader of a tensor (`MergeDequantizers`). Measured with 1.32, one thread, with the same numbers:
         # PP-OCR's classifier takes 0.91 of the time, and PP-OCRv4's detector 0.94. Where Transposes stand beside float
