@@ -28,6 +28,7 @@ from edgekit.graph.load.types import require_known_types
 from edgekit.graph.load.upgrade_opset import upgrade_opset
 from edgekit.graph.load.walk import graphs_in, nodes_of, tensors_of
 from edgekit.graph.opset import lower_opset
+from edgekit.graph.passes.complete_stft import CompleteStft
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
 from edgekit.graph.passes.infer_shapes import InferShapes
@@ -140,6 +141,7 @@ def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
     RemoveInitializersFromInputsPass()(graph)
     _name_dimensions(graph)
     WidenFloats()(graph)
+    CompleteStft()(graph)
     graph = upgrade_opset(graph, path.name)
     lower_opset(graph.graph)
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
