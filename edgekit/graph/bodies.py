@@ -181,6 +181,8 @@ def _taken_out(graph: ir.Model, node: ir.Node, attribute: ir.Attr) -> Body | Non
     inner = attribute.as_graph().clone(allow_outer_scope_values=True)
     inner.name = f"{node.name}.{attribute.name}"
     formal = len(inner.inputs)
+    if node.op_type == "Loop":
+        _forget_wrong_shapes(inner, node)
     graphs = {inner, *inner.subgraphs()}
     outer: dict[ir.Value, ir.Value] = {}
     for reader in inner.all_nodes():
@@ -205,6 +207,25 @@ def _taken_out(graph: ir.Model, node: ir.Node, attribute: ir.Attr) -> Body | Non
         graph=ir.Model(inner, ir_version=graph.ir_version or 10),
         formal=formal,
         outer={value.name or "": value for value in outer},
+    )
+
+
+def _forget_wrong_shapes(body: ir.Graph, loop: ir.Node) -> None:
+    """Removes the shapes that a body declares for states which start with another one, as no runtime checks.
+
+    Paddle's exporter starts what is not defined before the first step with one zero.
+    """
+    for index, value in enumerate(loop.inputs):
+        if value is not None and _contradict(body.inputs[index].shape, value.shape):
+            body.inputs[index].shape = None
+
+
+def _contradict(declared: ir.Shape | None, given: ir.Shape | None) -> bool:
+    if declared is None or given is None:
+        return False
+    pairs = zip(declared, given, strict=False)
+    return len(declared) != len(given) or any(
+        isinstance(own, int) and isinstance(size, int) and own != size for own, size in pairs
     )
 
 

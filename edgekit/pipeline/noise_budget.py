@@ -124,11 +124,12 @@ def _measured(found: Trial) -> NoisyLayers:
         everything = frozenset(switched.layers)
 
         def noise_of(on_integers: Collection[str]) -> dict[str, float]:
-            outputs = [switched.run(feed, everything.difference(on_integers)) for feed in feeds]
-            noise = enumerate(trials.noise(outputs))
-            return {
-                f"{index} {each.where}": 10 ** (-each.sqnr_db / 10) for index, each in noise if each.sqnr_db is not None
-            }
+            energies: dict[str, float] = {}
+            for each in trials.noise([switched.run(feed, everything.difference(on_integers)) for feed in feeds]):
+                if each.sqnr_db is not None:
+                    name = each.where if each.where not in energies else f"{each.where}, as it is"
+                    energies[name] = 10 ** (-each.sqnr_db / 10)
+            return energies
 
         runs = min(max(LEAST_RUNS, SEARCH_MACS // max(trials.model.stats.macs, 1)), MOST_RUNS)
         return noisy_layers(switched.layers, noise_of, 10 ** (-AIM_DB / 10), runs)

@@ -156,7 +156,10 @@ def _noise_of_output(name: str, pairs: Sequence[Pair], form: OutputForm) -> Iter
         pairs = [(np.sort(a, axis), np.sort(b, axis)) for a, b in pairs]
         if all(a.shape == b.shape and a.dtype.kind in "iu" and a.size for a, b in pairs):
             agreement = sum(_common(a, b, axis) for a, b in pairs) / len(pairs)
+    seen = [a for a, _ in pairs]
     if form.selected or any(a.shape != b.shape for a, b in pairs):
+        # The parts are those of all rows: which of them are matched depends on the other graph.
+        seen = [_rows(a, b)[0] for a, b in pairs]
         matched = [_matched(a, b) for a, b in pairs]
         pairs = [(a, b) for a, b, _ in matched]
         agreement = sum(share for *_, share in matched) / len(matched)
@@ -168,7 +171,7 @@ def _noise_of_output(name: str, pairs: Sequence[Pair], form: OutputForm) -> Iter
             agreement = sum(int((a == b).sum()) for a, b in pairs) / count if count else 1.0
         yield OutputNoise(output=name, agreement=agreement)
     elif all(a.dtype.kind in "biuf" and b.dtype.kind in "biuf" for a, b in pairs):
-        for part in form.parts_at([a for a, _ in pairs]):
+        for part in form.parts_at(seen):
             yield OutputNoise(output=name, part=part.name, sqnr_db=_decibels(pairs, part), agreement=agreement)
 
 
@@ -218,9 +221,7 @@ def _matched(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, floa
     """
     if not a.size or not b.size:
         return a, b, float(a.shape == b.shape)
-    # Rows of numbers are the last but one axis of boxes (N, 4) or (B, N, 4); labels (N,) and (B, N) have one number.
-    single = a.ndim < 2 or (a.ndim == 2 and (a.shape[0] == b.shape[0] == 1 or a.shape[1] != b.shape[1]))
-    rows, others = (x.reshape(-1, 1) if single else x.reshape(-1, x.shape[-1]) for x in (a, b))
+    rows, others = _rows(a, b)
     count = max(len(rows), len(others))
     if not len(rows) or not len(others):
         return rows[:0], others[:0], 1.0 if not count else 0.0
@@ -228,6 +229,16 @@ def _matched(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, floa
     keep = np.argsort(distances, kind="stable")[: max(1, round(len(distances) * (1 - EXCHANGED)))]
     same = float((distances <= SAME_ROW).sum()) / count
     return rows[chosen[keep]], others[partners[keep]], same
+
+
+def _rows(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns two outputs as matrices, a row for each box, label or other selected element."""
+    if not a.size or not b.size:
+        return a, b
+    # Rows of numbers are the last but one axis of boxes (N, 4) or (B, N, 4); labels (N,) and (B, N) have one number.
+    single = a.ndim < 2 or (a.ndim == 2 and (a.shape[0] == b.shape[0] == 1 or a.shape[1] != b.shape[1]))
+    rows, others = (x.reshape(-1, 1) if single else x.reshape(-1, x.shape[-1]) for x in (a, b))
+    return rows, others
 
 
 def _nearest(rows: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

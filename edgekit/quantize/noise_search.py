@@ -21,6 +21,8 @@ NEAR_REST = 1.25
 LEAST_COST = 0.002
 """What a layer in float costs besides its work, as a share of all work: conversions between it and its neighbours. Of
 layers with as much noise for their work, it prefers one to many."""
+LOST = 1.0
+"""Relative energy of the noise that leaves nothing of a signal."""
 
 Noise = Mapping[str, float]
 """Energy of the noise of each output, or part of one, relative to that of its signal."""
@@ -101,7 +103,8 @@ def noisy_layers(layers: Sequence[str], noise_of: NoiseOf, enough: float, most_r
 
 
 def _beyond(noise: Noise, rest: Noise) -> Noise:
-    return {part: max(energy - rest[part], 0.0) for part, energy in noise.items()}
+    """Returns the noise without that of the rest; a part that cannot be compared any more is lost."""
+    return {part: max(noise.get(part, LOST) - energy, 0.0) for part, energy in rest.items()}
 
 
 def _sum(parts: Sequence[Noise]) -> dict[str, float]:

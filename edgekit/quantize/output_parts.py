@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +13,7 @@ from edgekit.quantize.output_form import MOST_COLUMNS, WHOLE, OutputForm, Part, 
 from edgekit.recipe.heads import CellHeads, Detr, Head, YoloHead, YoloV1, YoloV5, YoloV8, YoloX
 from edgekit.recipe.schema import Postprocess
 
-__all__ = ["concatenated_columns", "forms_of_outputs", "selected_values"]
+__all__ = ["concatenated_columns", "forms_of_outputs", "selected_values", "values_behind"]
 
 PROBABILITIES = frozenset({"HardSigmoid", "Sigmoid", "Softmax"})
 _SAME_AXES = frozenset({"Cast", "Clip", "DequantizeLinear", "Identity", "QuantizeLinear"})
@@ -82,9 +82,14 @@ def _whole(array: np.ndarray) -> np.ndarray:
 
 def selected_values(graph: ir.Graph) -> set[ir.Value]:
     """Returns the values that depend on a node that selects by value."""
+    return values_behind(graph, SELECTING)
+
+
+def values_behind(graph: ir.Graph, operators: Collection[str]) -> set[ir.Value]:
+    """Returns the values that depend on a node with one of these operators."""
     found: set[ir.Value] = set()
     for node in graph:
-        if node.op_type in SELECTING or any(value in found for value in node.inputs if value is not None):
+        if node.op_type in operators or any(value in found for value in node.inputs if value is not None):
             found.update(node.outputs)
     return found
 

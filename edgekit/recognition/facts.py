@@ -62,6 +62,7 @@ class Output:
             the graph does not tell.
         axis: the axis of ``parts``.
         selected: its rows are chosen by value, as by TopK or non-maximum suppression.
+        stepwise: its rows are computed one after the other, by a Loop or a Scan.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Output:
     parts: tuple[tuple[int, int], ...] = ()
     axis: int = 0
     selected: bool = False
+    stepwise: bool = False
 
     @property
     def shape(self) -> tuple[int, ...]:

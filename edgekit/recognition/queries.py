@@ -27,6 +27,9 @@ def detr_pair(facts: Facts) -> list[Verdict]:
                 continue
             if boxes.shape[1] > MAX_ROWS or len(facts.outputs) > 4:
                 continue
+            # What is written cell by cell until the end of a table, as SLANet's, is a text with places: not queries.
+            if boxes.stepwise:
+                continue
             return _of_queries(facts, boxes, logits)
     return []
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize.output_parts import concatenated_columns, selected_values
+from edgekit.quantize.output_parts import concatenated_columns, selected_values, values_behind
 from edgekit.recognition.facts import Facts, Metadata, Output, metadata_from_properties
 from edgekit.recognition.rules import verdicts
 from edgekit.recognition.verdict import Verdict
@@ -55,7 +55,7 @@ def facts_of(
         size: width and height of the input in px.
         inputs: names of the inputs that the file had.
     """
-    selected = selected_values(graph.graph)
+    selected, stepwise = selected_values(graph.graph), values_behind(graph.graph, ("Loop", "Scan"))
     found = []
     for value in graph.graph.outputs:
         name = value.name or ""
@@ -69,6 +69,7 @@ def facts_of(
                 parts=parts,
                 axis=axis,
                 selected=value in selected,
+                stepwise=value in stepwise,
             )
         )
     return Facts(

@@ -118,6 +118,30 @@ def test_a_body_is_calibrated_on_all_its_runs_and_computes_with_rounded_numbers(
     np.testing.assert_allclose(Evaluator(found.graph).run(feeds[0])["y"], state, atol=0.05)
 
 
+LONG = """<ir_version: 10, opset_import: ["" : 18]>
+g (float[1, 8] x, int64 n) => (float[1, 8] y, float[?, 8] last) {
+    go = Constant <value = bool {1}> ()  nothing = Constant <value = float[1] {0.0}> ()
+    y, last = Loop <body = b (int64 i, bool c, float[1, 8] h, float[M, 8] before) =>
+        (bool d, float[1, 8] o, float[M, 8] after) {
+            f = Cast <to = 1> (i)  g = Add (h, f)  after = MatMul (g, w)  o = Identity (h)  d = Identity (c)
+        }> (n, go, x, nothing) }"""
+
+
+def test_a_state_may_start_with_another_shape_and_of_many_steps_some_are_observed(calibrated) -> None:
+    """Paddle's exporter starts states that are not defined before the first step with one zero."""
+    proto = onnx.parser.parse_model(LONG)
+    draw = np.random.default_rng(0)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(draw.normal(0, 0.3, (8, 8)).astype(np.float32), "w"))
+    graph = optimize(ir.from_proto(proto))
+    feeds = [{"x": np.ones((1, 8), np.float32), "n": np.array(100, np.int64)}]
+    table = calibrated(graph, feeds)
+    assert table.ranges["g"] == (0, 1 + 96)  # steps 0 to 31, and then 32, 48, 64, 80, 96
+    found = quantized_from_graph(graph, table, msgspec.structs.replace(CPU, weight_bits=8))
+    assert [node.op_type for node in next(found.graph.graph.subgraphs())].count("QuantizeLinear") == 1
+    expected, got = (Evaluator(each).run(feeds[0])["last"] for each in (graph, found.graph))
+    np.testing.assert_allclose(got, expected, rtol=0.05, atol=1)
+
+
 GUARDED = """<ir_version: 10, opset_import: ["" : 18]>
 g (float[1, 16] x, bool c) => (float[1, 8] y) {
     h = MatMul (x, w)

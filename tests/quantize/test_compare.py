@@ -196,3 +196,12 @@ def test_another_shape_is_beyond_any_limit(shape: tuple[int, ...]) -> None:
 def test_another_number_of_selected_rows_is_no_other_shape() -> None:
     found = noise_of_outputs([{"y": np.ones((5, 4), np.float32)}], [{"y": np.ones((7, 4), np.float32)}])
     assert [each.shapes for each in found] == [()]
+
+
+def test_the_columns_that_are_judged_apart_do_not_depend_on_the_number_of_rows() -> None:
+    draw = np.random.default_rng(0)
+    sizes = np.array([1000, 1000, 1, 1], np.float32)
+    rows = draw.normal(size=(40, 4)).astype(np.float32) * sizes
+    rows[20:, 2] *= 1e6  # these rows are the last ones, which the shorter output lacks
+    found = [noise_of_outputs([{"y": rows[None]}], [{"y": rows[None, :count]}]) for count in (40, 39, 20)]
+    assert len({tuple(each.part for each in noise) for noise in found}) == 1

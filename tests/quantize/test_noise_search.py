@@ -33,6 +33,14 @@ def test_each_of_two_layers_that_lose_the_output_is_found():
     assert sorted(found.chosen(dict.fromkeys(layers, 10), 20, 1e-3)) == ["layer1", "layer4"]
 
 
+def test_a_layer_whose_output_cannot_be_compared_is_taken_for_lost():
+    def noise_of(on_integers) -> dict[str, float]:
+        return {} if "layer1" in on_integers else {"y": FLOOR}
+
+    found = noisy_layers(names(3), noise_of, 1e-3, RUNS)
+    assert found.single["layer1"]["y"] == pytest.approx(1, abs=1e-5) and found.single["layer0"]["y"] == 0
+
+
 def test_few_of_many_layers_are_found_with_few_runs():
     layers = names(500)
     network = Network({**dict.fromkeys(layers, 1e-7), "layer77": 0.5, "layer330": 0.1})

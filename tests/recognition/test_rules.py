@@ -204,6 +204,14 @@ def test_negative_logits_of_a_softmax_are_not_taken_for_sigmoids() -> None:
     assert found.verdict is None and len(found.candidates) == 2
 
 
+def test_rows_that_a_loop_writes_are_no_queries() -> None:
+    probabilities = scores(100, 20) / scores(100, 20).sum(axis=1, keepdims=True)
+    boxes = rng(0).uniform(0.1, 0.9, (100, 4)).astype(np.float32)
+    for stepwise in (False, True):
+        known = facts(output("b", boxes, stepwise=stepwise), output("l", probabilities, stepwise=stepwise))
+        assert (recognized(known).verdict is None) == stepwise
+
+
 @pytest.mark.parametrize("last", [False, True])
 def test_queries_that_topk_selects_have_sigmoids_unless_their_last_slot_is_the_likeliest(last: bool) -> None:
     boxes = rng(0).uniform(0.1, 0.9, (100, 4)).astype(np.float32)

@@ -23,6 +23,7 @@ from edgekit.graph.passes.move_nan_guard import MoveNanGuard
 from edgekit.graph.passes.move_transposes import MoveTransposes
 from edgekit.graph.passes.name_nodes import NameNodes
 from edgekit.graph.passes.pool_globally import PoolGlobally
+from edgekit.graph.passes.read_invariants import ReadInvariants
 from edgekit.graph.passes.recognize_gelu import RecognizeGelu
 from edgekit.graph.passes.recognize_hard_swish import RecognizeHardSwish
 from edgekit.graph.passes.recognize_layer_norm import RecognizeLayerNorm
@@ -52,6 +53,7 @@ __all__ = [
     "MoveTransposes",
     "NameNodes",
     "PoolGlobally",
+    "ReadInvariants",
     "RecognizeGelu",
     "RecognizeHardSwish",
     "RecognizeLayerNorm",
@@ -108,6 +110,7 @@ def _optimize(graph: ir.Model) -> None:
             MergeReshapes(),
             MoveTransposes(),
             RemoveIdentity(),
+            ReadInvariants(),
             LookUpOneHot(),
             # Before a mean over pixels, which may be that of a normalization, is a pooling.
             RecognizeLayerNorm(),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Set
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -31,6 +32,8 @@ __all__ = [
     "ranges_from_statistics",
 ]
 
+ALL_STEPS, STRIDE = 32, 16
+"""Of a loop, the first steps are observed all, and then one of so many: decoders run for 500, all alike."""
 LEAKY_SLOPE = 0.01
 """ONNX's default for LeakyRelu."""
 
@@ -177,11 +180,20 @@ class _Observed:
         values = {**arrays, **self._evaluator.run(dict(arrays))}
         update(self._order, values)
         for body, inside in self._bodies:
-            run_as_node(body, values, functools.partial(inside.run, update=update))
+            run_as_node(body, values, functools.partial(inside.step, update=update, steps=itertools.count()))
         return values
+
+    def step(self, arrays: Mapping[str, np.ndarray], update: Update, steps: Iterator[int]) -> Mapping[str, np.ndarray]:
+        """Runs the graph of a body, and observes this step of a loop if it is not one of many."""
+        index = next(steps)
+        return self.run(arrays, update if index < ALL_STEPS or index % STRIDE == 0 else _nothing)
 
 
 Update = Callable[[Iterable[str], Mapping[str, np.ndarray]], None]
+
+
+def _nothing(_names: Iterable[str], _values: Mapping[str, np.ndarray]) -> None:
+    """Observes nothing."""
 
 
 def _update(collected: Collected, input_id: str, names: Iterable[str], results: Mapping[str, np.ndarray]) -> None:
