@@ -77,7 +77,8 @@ def _show(bundle: Path) -> None:
     from edgekit.engine.backend import backend
     from edgekit.engine.bundle.manifest import read_manifest
     from edgekit.measure.reports import build_report_from_bundle
-    from edgekit.report.terminal import notes_panel, terminal_from_build
+    from edgekit.report.terminal import label_grid, notes_panel, terminal_from_build
+    from edgekit.report.wording import verification_rows
     from edgekit.runtime.tasks.choose import task_of
 
     console = terminal()
@@ -85,8 +86,10 @@ def _show(bundle: Path) -> None:
     report = build_report_from_bundle(bundle)
     if report is not None:
         console.print(terminal_from_build(report))
-    elif manifest.notes:
-        console.print(notes_panel(manifest.notes))
+    else:
+        console.print(label_grid(verification_rows(manifest.verification)))
+        if manifest.notes:
+            console.print(notes_panel(manifest.notes))
     console.print()
     echo(str(bundle), title="engine:" if manifest.engine else "graph:", title_color="green")
     place = shell_quoted(str(bundle))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from edgekit.arguments import argument, either
 from edgekit.errors import GraphError
 from edgekit.graph.operators import RANDOM
 from edgekit.pipeline.inputs import Inputs
@@ -62,4 +63,30 @@ def reference_outputs(model: LoadedModel, inputs: Inputs, progress: Progress) ->
     except GraphError as e:
         progress.note(f"nothing was compared with the original model: {e.message}")
         return nothing
+    for note in _notes_on_empty(outputs, original.name):
+        progress.note(note)
     return Reference(name=original.name, outputs=outputs, min_max_outputs=min_max, forms=forms)
+
+
+def _notes_on_empty(outputs: Outputs, name: str) -> Iterator[str]:
+    """Names the outputs that tell nothing about an engine."""
+    fix = either("--input NAME=VALUE", "input={'NAME': VALUE}")
+    for output in outputs[0] if outputs else ():
+        what = _emptiness([each[output] for each in outputs])
+        if what:
+            yield (
+                f"output '{output}' of {name} {what} for all {len(outputs)} inputs that it was run on: that an engine "
+                f"computes it right was not shown. Give real inputs with {argument('calib', like='DIR')}, or fix an "
+                f"input such as a length with {fix}"
+            )
+
+
+def _emptiness(arrays: Sequence[np.ndarray]) -> str:
+    if not all(isinstance(array, np.ndarray) and array.dtype.kind == "f" for array in arrays):
+        return ""
+    finite = [array[np.isfinite(array)] for array in arrays]
+    if not any(array.size for array in arrays):
+        return "is empty"
+    if not any(array.size for array in finite):
+        return "has no number but NaN and infinities"
+    return "" if any(array.any() for array in finite) else "is zero"

@@ -8,6 +8,7 @@ from edgekit.measure.units import milliseconds, milliseconds_change
 from edgekit.specs import EXACT_DB, specs_text
 
 if TYPE_CHECKING:
+    from edgekit.engine.bundle.manifest import Verification
     from edgekit.measure.conditions import Conditions
     from edgekit.measure.confidence import PercentileBound
     from edgekit.measure.engine_estimate import EngineEstimate
@@ -38,6 +39,7 @@ __all__ = [
     "short_figure",
     "title",
     "verdict",
+    "verification_rows",
 ]
 
 BACKEND_NAMES = {
@@ -50,6 +52,7 @@ BACKEND_NAMES = {
 
 FACT_LABELS = {
     "activations": "activations",
+    "agreement": "agreement by stage",
     "build_s": "build time",
     "calibration_images": "calibration inputs",
     "calibration_method": "calibration method",
@@ -274,6 +277,15 @@ def disturbances_of(report: BuildReport) -> list[str]:
 def fact_rows(report: BuildReport) -> list[tuple[str, str]]:
     """Returns the other measurements of a build, as labels and values; an unknown one is labelled with its name."""
     return [(_fact_label(name), _fact_value(name, value)) for name, value in report.facts.items() if value is not None]
+
+
+def verification_rows(found: Verification | None) -> list[tuple[str, str]]:
+    """Returns what each stage of a build keeps of the original model, as a label and a value; empty if unknown."""
+    if found is None:
+        return []
+    agreement = {name: f"{100 * share:.1f} %" for name, share in found.agreement.items()}
+    facts = {"verified_db": found.sqnr_db, "agreement": agreement}
+    return [(_fact_label(name), _fact_value(name, values)) for name, values in facts.items() if values]
 
 
 def _fact_label(name: str) -> str:

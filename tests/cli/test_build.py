@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import sys
 import types
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 
 from edgekit.cli.main import main
 from edgekit.engine.backend import backend
-from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.engine.bundle.manifest import Verification, read_manifest
 from edgekit.engine.bundle.writing import seal
 from edgekit.errors import BackendUnavailable, BuildError
 from edgekit.measure.profile import profile_bundle
@@ -244,6 +245,19 @@ def test_commands_that_cannot_run_here_are_suggested_for_the_target_machine(
     assert "edgekit run" not in here
     assert ("edgekit compile" in there) is not built
     assert there.index("edgekit run") < there.index("edgekit profile")
+
+
+def test_the_noise_is_printed_even_without_a_measurement(
+    pipeline: Pipeline, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = Verification(
+        reference="PyTorch", inputs=2, sqnr_db={"INT8 engine for cpu": 31.25}, agreement={"INT8 engine for cpu": 0.5}
+    )
+    seal(pipeline.bundle, msgspec.structs.replace(read_manifest(pipeline.bundle), verification=found))
+    assert main(["build", "yolov3", "--no-profile"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"signal to noise by stage +INT8 engine for cpu 31.2 dB", out)
+    assert re.search(r"agreement by stage +INT8 engine for cpu 50.0 %", out)
 
 
 def test_notes_are_printed_even_without_a_measurement(pipeline: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:

@@ -252,6 +252,22 @@ def test_a_graph_that_draws_random_numbers_is_built_and_not_compared(
     assert first.shape == (1, 4, 8, 8) and not np.array_equal(first, second)
 
 
+@pytest.mark.parametrize(
+    ("body", "what"),
+    [
+        ("z = Sub (x, x)  y = Log (z)", "has no number but NaN and infinities"),
+        ("z = Sub (x, x)  y = Relu (z)", "is zero"),
+        ("z = Add (x, x)  y = Relu (z)", ""),
+    ],
+)
+def test_an_output_that_shows_nothing_is_noted(body: str, what: str, tmp_path: Path) -> None:
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[1, 8] x) => (float[1, 8] y) {{ {body} }}"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "g.onnx")
+    place = edgekit.build(tmp_path / "g.onnx", precision="fp32", target="cpu", profile=False, progress=False)
+    notes = [note for note in read_manifest(place).notes if "was not shown" in note]
+    assert bool(notes) == bool(what) and all(f"output 'y' of ONNX Runtime on g.onnx {what}" in note for note in notes)
+
+
 def test_a_graph_that_cannot_run_says_what_it_was_given(tmp_path: Path) -> None:
     text = """
     <ir_version: 8, opset_import: ["" : 17]>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
@@ -9,7 +10,15 @@ import numpy as np
 from edgekit.recipe.schema import Preprocess
 from edgekit.specs import ShapeRange, TensorSpec, specs_at
 
-__all__ = ["RandomInputs"]
+__all__ = ["RandomInputs", "is_random"]
+
+_NAME = "random input"
+_LENGTH = re.compile(r"(.*?)_?(len|lens|length|lengths)")
+
+
+def is_random(input_id: str) -> bool:
+    """Returns whether this is the id of an input of `RandomInputs`."""
+    return input_id.startswith(_NAME)
 
 
 class RandomInputs:
@@ -28,7 +37,7 @@ class RandomInputs:
         """Creates ``count`` inputs; integers of the input ``name`` are less than ``num_values[name]``."""
         self._count = count
         self._num_values = dict(num_values or {})
-        self.digest = f"random {count} {sorted(self._num_values.items())}"
+        self.digest = f"random numbers and lengths {count} {sorted(self._num_values.items())}"
 
     def __len__(self) -> int:
         return self._count
@@ -38,20 +47,34 @@ class RandomInputs:
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Yields name and arrays of each input: floats are normally distributed; integers are 0 or 1 by default.
 
-        0 and 1 are valid as an index, a mask and a flag. Dynamic dimensions have the ``opt`` size of their range in
-        ``shapes``.
+        0 and 1 are valid as an index, a mask and a flag. A length, by its name, is that of the input that it belongs
+        to, as ``waveforms_lens`` to ``waveforms``: with a length of 0 or 1, most models of speech compute nothing.
+        Dynamic dimensions have the ``opt`` size of their range in ``shapes``.
         """
         sized = specs_at(inputs, shapes)
+        lengths = {spec.name: _length(spec, sized) for spec in sized}
         for index in range(self._count):
             generator = np.random.default_rng(index)
             feeds = {}
             for spec in sized:
                 sizes = [int(size) for size in spec.shape]
-                floats = np.dtype(spec.dtype).kind == "f"
-                numbers = (
-                    generator.standard_normal(sizes)
-                    if floats
-                    else generator.integers(0, self._num_values.get(spec.name, 2), sizes)
-                )
+                length = lengths[spec.name]
+                numbers: np.ndarray
+                if np.dtype(spec.dtype).kind == "f":
+                    numbers = generator.standard_normal(sizes)
+                elif length and spec.name not in self._num_values:
+                    numbers = np.full(sizes, length)
+                else:
+                    numbers = generator.integers(0, self._num_values.get(spec.name, 2), sizes)
                 feeds[spec.name] = np.asarray(numbers).astype(spec.dtype)
-            yield f"random input {index}", feeds
+            yield f"{_NAME} {index}", feeds
+
+
+def _length(spec: TensorSpec, specs: Sequence[TensorSpec]) -> int:
+    """Returns the largest size of the tensor whose length an input of integers gives, by its name; 0 if it is none."""
+    named = _LENGTH.fullmatch(spec.name)
+    if named is None or np.dtype(spec.dtype).kind not in "iu" or len(spec.shape) > 1:
+        return 0
+    signals = [each for each in specs if np.dtype(each.dtype).kind == "f" and len(each.shape) > 1]
+    owner = next((each for each in signals if each.name == named[1]), signals[0] if signals else None)
+    return max(int(size) for size in owner.shape[1:]) if owner is not None else 0

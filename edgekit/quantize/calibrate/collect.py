@@ -13,6 +13,8 @@ import msgspec
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.arguments import argument, either
+from edgekit.data.calibration.random_inputs import is_random
 from edgekit.errors import CalibrationError
 from edgekit.graph.bodies import Body, bodies_with_layers, run_as_node
 from edgekit.graph.evaluator import Evaluator
@@ -201,8 +203,18 @@ def _update(collected: Collected, input_id: str, names: Iterable[str], results: 
         if not collected.statistics[name].update(results[name]):
             raise CalibrationError(
                 f"tensor '{name}' has a NaN at calibration input '{input_id}', expected finite numbers",
-                hint="the float model outputs NaN already: check its weights and its preprocessing",
+                hint=_hint_of_nan(input_id),
             )
+
+
+def _hint_of_nan(input_id: str) -> str:
+    if not is_random(input_id):
+        return "the float model outputs NaN already: check its weights and its preprocessing"
+    fix = either("--input NAME=VALUE", "input={'NAME': VALUE}")
+    return (
+        "the float model computes it from random numbers, of which integers are 0 or 1. Give real inputs with "
+        f"{argument('calib', like='DIR')}, or fix an input such as a length with {fix}"
+    )
 
 
 def observed_tensors(graph: ir.Model) -> list[ir.Value]:

@@ -48,3 +48,31 @@ def test_integers_use_the_whole_range_that_is_known_of_them() -> None:
     arrays = next(RandomInputs(1, {"ids": 50}).feeds([spec], None))[1]
     assert (arrays["ids"].min(), arrays["ids"].max()) == (0, 49)
     assert RandomInputs(1, {"ids": 50}).digest != RandomInputs(1).digest
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "dtype", "expected"),
+    [
+        ("waveforms_lens", (2,), "int64", 16000),
+        ("features_length", (), "int32", 500),
+        ("length", (2,), "int64", 16000),
+        ("lens", (1,), "int64", 16000),
+        ("maxlength_ids", (2,), "int64", None),
+        ("waveforms_lens", (2, 7), "int64", None),
+        ("silence", (2,), "int64", None),
+    ],
+)
+def test_a_length_is_that_of_the_input_it_belongs_to(name, shape, dtype, expected) -> None:
+    specs = [
+        TensorSpec("waveforms", "float32", (2, 16000)),
+        TensorSpec("features", "float32", (2, 80, 500)),
+        TensorSpec(name, dtype, shape),
+    ]
+    array = next(RandomInputs(1).feeds(specs, None))[1][name]
+    assert array.shape == shape and array.dtype == dtype
+    assert set(array.reshape(-1).tolist()) <= ({expected} if expected else {0, 1})
+
+
+def test_a_length_of_nothing_is_a_number_like_others() -> None:
+    array = next(RandomInputs(1).feeds([TensorSpec("length", "int64", (50,))], None))[1]["length"]
+    assert set(array.tolist()) == {0, 1}

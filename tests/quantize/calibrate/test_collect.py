@@ -122,6 +122,14 @@ def test_error_on_nan_names_the_tensor_and_the_input(graph_of):
         collected(graph, feeds)
 
 
+@pytest.mark.parametrize(("name", "hint"), [("bad.jpg", "check its weights"), ("random input 0", "fix an input")])
+def test_error_on_nan_says_how_to_go_on(graph_of, name, hint):
+    graph = graph_of("g (float[1, 3] x) => (float[1, 3] y) { r = Sqrt (x)  y = Neg (r) }")
+    with pytest.raises(CalibrationError) as caught:
+        collected(graph, [(name, {"x": -np.ones((1, 3), np.float32)})])
+    assert hint in caught.value.hint
+
+
 def test_error_on_a_calibration_set_without_inputs(leaky):
     with pytest.raises(CalibrationError, match="has no inputs"):
         collected(leaky(), [])
