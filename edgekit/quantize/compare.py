@@ -221,7 +221,8 @@ def _matched(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray, floa
     """
     if not a.size or not b.size:
         return a, b, float(a.shape == b.shape)
-    rows, others = _rows(a, b)
+    # Infinities and NaN of the reference are not judged, and have no distance.
+    rows, others = (x[np.isfinite(x).all(axis=1)] if x.dtype.kind == "f" else x for x in _rows(a, b))
     count = max(len(rows), len(others))
     if not len(rows) or not len(others):
         return rows[:0], others[:0], 1.0 if not count else 0.0

@@ -205,3 +205,14 @@ def test_the_columns_that_are_judged_apart_do_not_depend_on_the_number_of_rows()
     rows[20:, 2] *= 1e6  # these rows are the last ones, which the shorter output lacks
     found = [noise_of_outputs([{"y": rows[None]}], [{"y": rows[None, :count]}]) for count in (40, 39, 20)]
     assert len({tuple(each.part for each in noise) for noise in found}) == 1
+
+
+def test_selected_rows_that_are_no_numbers_in_the_reference_are_not_judged() -> None:
+    rows = np.random.default_rng(0).normal(size=(1, 8, 4)).astype(np.float32)
+    forms = {"y": OutputForm(selected=True)}
+    for lost in (1, 8):
+        rows[0, :lost] = np.nan
+        (found,) = noise_of_outputs([{"y": rows}], [{"y": rows[:, ::-1]}], forms)
+        assert found.agreement == 1 and found.sqnr_db in (None, EXACT_DB)
+    (found,) = noise_of_outputs([{"y": np.ones((1, 8, 4), np.float32)}], [{"y": rows}], forms)
+    assert found.agreement == 0

@@ -72,9 +72,16 @@ class RandomInputs:
 
 def _length(spec: TensorSpec, specs: Sequence[TensorSpec]) -> int:
     """Returns the largest size of the tensor whose length an input of integers gives, by its name; 0 if it is none."""
-    named = _LENGTH.fullmatch(spec.name)
-    if named is None or np.dtype(spec.dtype).kind not in "iu" or len(spec.shape) > 1:
+    if not _gives_length(spec):
         return 0
-    signals = [each for each in specs if np.dtype(each.dtype).kind == "f" and len(each.shape) > 1]
-    owner = next((each for each in signals if each.name == named[1]), signals[0] if signals else None)
+    signals = [each for each in specs if len(each.shape) > 1]
+    stem = _LENGTH.fullmatch(spec.name)
+    named = [each for each in signals if stem is not None and each.name == stem[1]]
+    floats = [each for each in signals if np.dtype(each.dtype).kind == "f"]
+    owner = next(iter((*named, *floats, *signals)), None)
     return max(int(size) for size in owner.shape[1:]) if owner is not None else 0
+
+
+def _gives_length(spec: TensorSpec) -> bool:
+    integers = np.dtype(spec.dtype).kind in "iu" and len(spec.shape) <= 1
+    return integers and _LENGTH.fullmatch(spec.name) is not None

@@ -76,3 +76,8 @@ def test_a_length_is_that_of_the_input_it_belongs_to(name, shape, dtype, expecte
 def test_a_length_of_nothing_is_a_number_like_others() -> None:
     array = next(RandomInputs(1).feeds([TensorSpec("length", "int64", (50,))], None))[1]["length"]
     assert set(array.tolist()) == {0, 1}
+
+
+def test_a_length_of_tokens_is_their_number() -> None:
+    specs = [TensorSpec("tokens", "int64", (1, 40)), TensorSpec("input_lengths", "int64", (1,))]
+    assert next(RandomInputs(1).feeds(specs, None))[1]["input_lengths"].tolist() == [40]
