@@ -40,12 +40,17 @@ def lower_for_processor(model: ir.Model, options: BuildOptions) -> tuple[bool, l
     # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.outputs_channels_last import OutputsChannelsLast
     from edgekit.lower.pad_integer_inputs import PadIntegerInputs
+    from edgekit.lower.quantize_before_moves import QuantizeBeforeMoves
     from edgekit.lower.rewriting import lower, usual_element_counts
+    from edgekit.lower.rows_on_three_axes import RowsOnThreeAxes
     from edgekit.lower.split_float_weights import SplitFloatWeights
 
     opsets = [version for domain, version in model.opset_imports.items() if domain in ("", "ai.onnx")]
-    if options.precision is not Precision.INT8 or not may_lower() or min(opsets, default=0) < MIN_OPSET:
+    if not may_lower() or min(opsets, default=0) < MIN_OPSET:
         return False, []
+    if options.precision is not Precision.INT8:
+        return lower(model, [RowsOnThreeAxes()]), []
     outputs = OutputsChannelsLast()
     opt_counts = usual_element_counts(model, options.shapes)
-    return lower(model, [SplitFloatWeights(fused=False), PadIntegerInputs(opt_counts), outputs]), outputs.turned
+    passes = SplitFloatWeights(fused=False), PadIntegerInputs(opt_counts), QuantizeBeforeMoves(), RowsOnThreeAxes()
+    return lower(model, [*passes, outputs]), outputs.turned
