@@ -290,6 +290,8 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
         limits: names of limits of the backend's integer kernels (`edgekit.quantize.kernel_limits`): nodes that they
             apply to stay in float.
         own_ranges: the input of a convolution may be divided by its own largest magnitude in each run.
+        shift_inputs: a constant may be subtracted from the input of a matrix product, because integers without zero
+            point are not all used by values of one sign.
     """
 
     activation_dtype: Literal["uint8", "int8"]
@@ -312,6 +314,7 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     bodies: bool = False
     weights_only: Literal["", "blocks", "channels"] = ""
     own_ranges: bool = False
+    shift_inputs: bool = False
     rest: Precision = Precision.FP32
     float_time: float = 4.0
     launch_macs: int = 0

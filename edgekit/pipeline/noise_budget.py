@@ -69,10 +69,12 @@ def with_noisy_layers_in_float(found: Trial, percent: int) -> Trial:
     enough_db = ENOUGH_DB if trials.model.postprocess is None else ENOUGH_OF_BOXES_DB
     notes: list[str] = []
     if found.db < enough_db and _multiplies_matrices(found.typed.graph):
-        policy = replace(found.calibration.policy, split_outliers=True)
+        policy = replace(found.calibration.policy, split_outliers=True, shift_inputs=True)
         split = _better(found, replace(found.calibration, policy=policy))
         if split is not found:
-            notes.append(f"a few channels with outliers are multiplied apart: {found.db:.1f} -> {split.db:.1f} dB")
+            shifted = ", and inputs of one sign are shifted" if scheme_of(trials.target).shift_inputs else ""
+            gain = f"{found.db:.1f} -> {split.db:.1f} dB"
+            notes.append(f"a few channels with outliers are multiplied apart{shifted}: {gain}")
         found = split
     if found.db < enough_db:
         cost = {layer.name: layer.macs for layer in trials.model.stats.layers}
@@ -83,7 +85,9 @@ def with_noisy_layers_in_float(found: Trial, percent: int) -> Trial:
             chosen = measured.chosen(cost, share / 100 * work, 10 ** (-aim_db / 10))
             # The layers that stay in float by the inputs of each stay so: they would hide what those chosen gain.
             policy = replace(before.calibration.policy, noisy=frozenset(chosen), noisy_inputs=before.typed.noisy_inputs)
-            found = _better(found, replace(before.calibration, policy=policy)) if chosen else found
+            # With all of them in float, no INT8 graph would be left.
+            if 0 < len(chosen) < len(measured.layers):
+                found = _better(found, replace(before.calibration, policy=policy))
             if found.db >= COLLAPSED_DB:
                 break
         if found is not before:

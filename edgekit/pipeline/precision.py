@@ -103,7 +103,7 @@ def _int8_graph(
     model: LoadedModel, table: CalibrationTable, calibration: Calibration, target: TargetConfig, progress: Progress
 ) -> TypedGraph:
     scheme = scheme_of(target)
-    graph, plan, exact = quantized_from_graph(
+    graph, plan, exact, ranges = quantized_from_graph(
         model.graph,
         table,
         scheme,
@@ -124,7 +124,7 @@ def _int8_graph(
     if scheme.rest is not Precision.FP32:
         # Layers that stay in float become half too: an FP32 layer between INT8 layers costs more time than they save.
         graph = half_from_graph(
-            graph, scheme.rest, table.ranges, io=target.half_io, lost=calibration.lost_in_half
+            graph, scheme.rest, {**table.ranges, **ranges}, io=target.half_io, lost=calibration.lost_in_half
         ).graph
     noisy = frozenset(name for name, reason in plan.skipped.items() if reason == NOISY_INPUT)
     return TypedGraph(graph, len(plan.skipped) + len(inside), exact, noisy)

@@ -184,19 +184,29 @@ def _producer_before_pair(value: ir.Value | None) -> ir.Node | None:
     return node
 
 
-def _choose_factors(model: ir.Model, node: ir.Node, switch: ir.Value, exact: FloatFactors) -> None:
+def _choose_factors(model: ir.Model, node: ir.Node, switch: ir.Value, factors: FloatFactors) -> None:
     """Reads the weight and bias before rounding while the switch is on."""
-    for index, array in ((1, exact.weight), (2, exact.bias)):
-        rounded = node.inputs[index] if len(node.inputs) > index else None
+    places = ((node, 1, factors.weight), (*_place_of_bias(node), factors.bias))
+    for number, (reader, index, array) in enumerate(places, start=1):
+        rounded = reader.inputs[index] if len(reader.inputs) > index else None
         if array is None or rounded is None:
             continue
-        if index == 1 and rounded.shape is not None:
+        if reader is node and rounded.shape is not None:
             # Some backends take channels in groups, which are filled with zeros.
             array = np.pad(
                 array, [(0, wide - own) for wide, own in zip(rounded.shape.numpy(), array.shape, strict=True)]
             )
-        name = f"{switch.name}_factor_{index}"
-        _choose(model.graph, node, index, switch, new_initializer(model, f"{name}_exact", array), name)
+        name = f"{switch.name}_factor_{number}"
+        _choose(model.graph, reader, index, switch, new_initializer(model, f"{name}_exact", array), name)
+
+
+def _place_of_bias(node: ir.Node) -> tuple[ir.Node, int]:
+    """Returns the node that adds the bias of a product, and the number of that input: a MatMul's is added behind it."""
+    readers = list(_readers(node.outputs[0])) if node.op_type == "MatMul" else []
+    if len(readers) == 1 and readers[0][0].op_type == "Add":
+        reader, index = readers[0]
+        return reader, 1 - index
+    return node, 2
 
 
 def _choose(graph: ir.Graph, reader: ir.Node, index: int, condition: ir.Value, exact: ir.Value, name: str) -> None:

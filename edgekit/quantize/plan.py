@@ -70,6 +70,7 @@ class QuantPolicy:
         noisy_inputs: names of nodes that lose much by the rounding of their inputs alone; None: those that
             `edgekit.quantize.noisy_layers` finds.
         split_outliers: multiply a few outlier channels of matrix products in float.
+        shift_inputs: subtract constants from the inputs of matrix products, if the scheme has no zero points.
     """
 
     keep_float: tuple[str, ...] = ()
@@ -80,6 +81,7 @@ class QuantPolicy:
     noisy_attention: frozenset[str] = frozenset()
     noisy_inputs: frozenset[str] | None = None
     split_outliers: bool = False
+    shift_inputs: bool = False
 
 
 NOTHING_KEPT = QuantPolicy()

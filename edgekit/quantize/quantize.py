@@ -27,12 +27,15 @@ from edgekit.quantize.passes.own_ranges import own_ranges
 from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
+from edgekit.quantize.passes.shift_inputs import shift_inputs, with_rounded_offsets
 from edgekit.quantize.passes.smooth_channels import smoothed_ranges
 from edgekit.quantize.plan import NOTHING_KEPT, Plan, QuantPolicy, plan_from_graph, range_source
 from edgekit.quantize.qdq import FloatFactors, input_limits, insert_qdq
 from edgekit.specs import QuantScheme
 
 __all__ = ["QuantizedGraph", "quantized_from_graph", "require_quantizable"]
+
+Range = tuple[float, float]
 
 
 class QuantizedGraph(NamedTuple):
@@ -42,11 +45,13 @@ class QuantizedGraph(NamedTuple):
         graph: the new graph; weights that did not change are shared with the float graph.
         plan: what is quantized in the main graph, and which layers are not, with the reasons; those in bodies too.
         exact: weights and biases of the products of the main graph before they were rounded, by the product's name.
+        ranges: min and max of the tensors of the main graph before they were rounded, as far as they are known.
     """
 
     graph: ir.Model
     plan: Plan
     exact: Mapping[str, FloatFactors]
+    ranges: Mapping[str, Range]
 
 
 def require_quantizable(
@@ -158,11 +163,11 @@ def _quantized(
         changed_bodies(graph, change)
         NameNodes()(graph)
     plan = plan_from_graph(graph, scheme, policy, ranges=table.ranges)
-    exact: dict[str, FloatFactors] = {}
+    found = QuantizedGraph(graph, plan, {}, table.ranges)
     if plan.nodes:
-        plan, exact = _quantize_main(graph, table, scheme, policy, feeds, threads)
-    plan.skipped |= skipped
-    return QuantizedGraph(graph, plan, exact)
+        found = _quantize_main(graph, table, scheme, policy, feeds, threads)
+    found.plan.skipped |= skipped
+    return found
 
 
 def _has_ranges(
@@ -184,20 +189,31 @@ def _quantize_main(
     policy: QuantPolicy,
     feeds: Sequence[Mapping[str, np.ndarray]],
     threads: int,
-) -> tuple[Plan, dict[str, FloatFactors]]:
-    """Quantizes the nodes of the main graph, in place; returns what is quantized, and its weights before."""
-    ranges: Mapping[str, tuple[float, float]] = table.ranges
+) -> QuantizedGraph:
+    """Quantizes the nodes of the main graph, in place."""
+    ranges: Mapping[str, Range] = table.ranges
     judged = judged_attentions(graph, scheme, ranges, feeds, threads=threads)
     ranges = {**ranges, **judged.ranges}
     policy = replace(policy, noisy_attention=policy.noisy_attention | judged.noisy)
     plan = require_quantizable(graph, scheme, policy, ranges)
     if scheme.own_ranges:
         ranges = own_ranges(
-            graph, plan, ranges, table.typical, input_limits(plan, ranges, scheme), feeds, threads=threads
+            graph,
+            plan,
+            ranges,
+            table.typical,
+            input_limits(plan, ranges, scheme),
+            feeds,
+            rest=scheme.rest,
+            threads=threads,
         )
         plan = require_quantizable(graph, scheme, policy, ranges)
     ranges = smoothed_ranges(graph, plan, ranges, scheme, feeds, splits=policy.split_outliers, threads=threads)
     plan = require_quantizable(graph, scheme, policy, ranges)  # smoothing inserts nodes
+    offsets: dict[ir.Node, float] = {}
+    if scheme.shift_inputs and policy.shift_inputs:
+        ranges, offsets = shift_inputs(graph, plan, ranges, input_limits(plan, ranges, scheme), feeds, threads=threads)
+        plan = require_quantizable(graph, scheme, policy, ranges)
     if policy.noisy_inputs is None:
         noisy = noisy_convolutions(graph, plan, input_limits(plan, ranges, scheme), feeds, scheme, threads=threads)
         plan = require_quantizable(graph, scheme, replace(policy, noisy_inputs=noisy), ranges) if noisy else plan
@@ -208,10 +224,12 @@ def _quantize_main(
     elif not scheme.quantize_outputs and not scheme.propagated:
         ranges = matched_ranges(graph, plan, ranges)
     pool_first(graph, plan)
+    whole = ranges
     ranges = share_concat_ranges(plan, clipped_silu_ranges(plan, ranges), scheme)
     plan.tensors = dict.fromkeys(without_pairs_behind(plan, ranges, scheme))
     means = input_means(graph, input_limits(plan, ranges, scheme), feeds, threads=threads)
     exact = insert_qdq(graph, plan, ranges, scheme, means)
+    exact = with_rounded_offsets(graph, offsets, exact)
     pad_channels(graph, plan, scheme.channel_multiple)
     RemoveDead()(graph)  # the float weights
-    return plan, exact
+    return QuantizedGraph(graph, plan, exact, whole)

@@ -102,3 +102,28 @@ def test_an_output_that_collapses_gets_more_than_the_budget(monkeypatch: pytest.
 def test_a_graph_that_keeps_enough_stays_as_it_is() -> None:
     manifest = built(0.0)
     assert kept_db(manifest) > 22 and manifest.layers == {"int8": 3}
+
+
+def test_inputs_of_one_sign_are_shifted_where_much_is_lost() -> None:
+    """One row of each input is large, and half of the integers are negative, which a ReLU never is."""
+    text = "g (float[1, 64, 32] x) => (float[1, 64, 32] y) { r = Relu (x)  p = MatMul (r, w)  y = Tanh (p) }"
+    proto = onnx.parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]>\n{text}')
+    random = np.random.default_rng(0)
+    weights = random.normal(0, 1 / np.sqrt(32), (32, 32)).astype(np.float32)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, "w"))
+    onnx.save(proto, "m.onnx")
+    inputs = [random.normal(0, 0.5, (1, 64, 32)).astype(np.float32) for _ in range(4)]
+    for array in inputs:
+        array[0, 0] = 60
+    found = {}
+    for percent in (0, 10):
+        options = {"calib_method": "minmax", "quantize_heads": True, "noise_budget": percent}
+        bundle = edgekit.build(
+            "m.onnx", target="tensorrt-rtx", graph_only=True, calib=inputs, output="made", progress=False, **options
+        )
+        found[percent] = read_manifest(bundle)
+    assert found[0].layers == found[10].layers == {"int8": 1}
+    assert not any("are shifted" in note for note in found[0].notes)
+    assert any("inputs of one sign are shifted" in note for note in found[10].notes)
+    assert any(node.op_type == "Sub" for node in onnx.load(bundle / "graph.onnx").graph.node)
+    assert kept_db(found[10]) > kept_db(found[0]) + 4

@@ -67,7 +67,7 @@ def test_published_models_are_built_as_planned(
     optimize(graph)
     feeds = feeds_for(graph, 2)
     exact = run_in_onnxruntime(graph, feeds)
-    graph, plan, _ = quantized_from_graph(
+    graph, plan, *_ = quantized_from_graph(
         graph, calibrated(graph, feeds), backend(target).scheme(), QuantPolicy(keep_heads=True)
     )
     save_graph(graph, tmp_path / "graph.onnx")
@@ -120,7 +120,7 @@ def test_classifiers_of_onnx_itself_run_on_integers_throughout(
     feeds = feeds_for(graph, 1)
     exact = run_in_onnxruntime(graph, feeds)
     scheme = msgspec.structs.replace(backend(target).scheme(), stem_channels=0)
-    graph, plan, _ = quantized_from_graph(graph, calibrated(graph, feeds), scheme)
+    graph, plan, *_ = quantized_from_graph(graph, calibrated(graph, feeds), scheme)
     assert plan.skipped == {}
     save_graph(graph, tmp_path / "graph.onnx")
     result = backend(target).build(tmp_path / "graph.onnx", tmp_path, INT8)

@@ -62,7 +62,7 @@ def pairs_of(graph):
 @OPSETS
 def test_queries_keys_and_values_are_signed_and_weights_are_not(attention, calibrated, feeds_for, opset):
     graph = attention(opset)
-    quantized, plan, _ = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME)
+    quantized, plan, *_ = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), SCHEME)
     assert pairs_of(quantized) == {
         "x": "UINT8", "q": "INT8", "k": "INT8", "v": "INT8", "weights": "UINT8", "merged": "UINT8",
     }  # fmt: skip

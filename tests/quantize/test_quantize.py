@@ -223,7 +223,7 @@ def test_every_planned_product_runs_on_integers_and_outputs_agree(
     quantized = graph(name)
     feeds = feeds_for(quantized)
     exact = run_in_onnxruntime(quantized, feeds)
-    quantized, plan, _ = quantized_from_graph(quantized, calibrated(quantized, feeds), scheme_of(target))
+    quantized, plan, *_ = quantized_from_graph(quantized, calibrated(quantized, feeds), scheme_of(target))
     built, layers = engine(target, quantized)
     assert set(plan.skipped) == IN_FLOAT.get((target, name), set())
     if target == "cpu":  # OpenVINO may fuse several products into one layer
@@ -241,7 +241,7 @@ def test_attention_in_float_runs_between_integer_products(
     feeds = feeds_for(quantized)
     exact = run_in_onnxruntime(quantized, feeds)
     scheme = msgspec.structs.replace(scheme_of("cpu"), float_attention=EVERY_ATTENTION)
-    quantized, plan, _ = quantized_from_graph(quantized, calibrated(quantized, feeds), scheme)
+    quantized, plan, *_ = quantized_from_graph(quantized, calibrated(quantized, feeds), scheme)
     built, layers = engine("cpu", quantized)
     assert set(plan.skipped) == {"s", "y"} and layers["int8"] == 3
     assert sqnr_db(exact, [built.run(arrays) for arrays in feeds])["y"] > 25
@@ -351,7 +351,7 @@ def test_layers_that_are_kept_in_float_are(graph, engine, feeds_for, calibrated,
     quantized = graph("residual")
     feeds = feeds_for(quantized)
     exact = run_in_onnxruntime(quantized, feeds)
-    quantized, plan, _ = quantized_from_graph(
+    quantized, plan, *_ = quantized_from_graph(
         quantized, calibrated(quantized, feeds), scheme_of(target), QuantPolicy(keep_float=("c",))
     )
     built, layers = engine(target, quantized)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from edgekit.engine.onnxruntime.backend import OnnxRuntime
+from edgekit.engine.tensorrt.scheme import SCHEME as TENSORRT
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.quantize.plan import plan_from_graph
@@ -161,3 +162,15 @@ def test_a_stem_is_float_only_if_the_image_is_downsampled_after_it(graph_of, wei
     }}"""
     graph = graph_of(text, v=weights(32, 3, 3, 3), w=weights(32, 32, 3, 3))
     assert bool(plan_from_graph(graph, SCHEME).skipped) == is_stem
+
+
+def test_for_tensorrt_narrow_convolutions_stay_in_float() -> None:
+    """The first two convolutions of at most 16 channels, also before a ReLU, and all of at most three channels."""
+    stem = nn.Conv2d(3, 16, 3, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU()
+    module = nn.Sequential(
+        *stem, nn.Conv2d(32, 3, 1), nn.Sigmoid(), nn.Conv2d(3, 32, 3), nn.ReLU(), nn.Conv2d(32, 8, 1)
+    )
+    graph = optimize(graph_from_module(module, [TensorSpec("x", "float32", (1, 3, 32, 32))], ["y"]))
+    skipped = plan_from_graph(graph, TENSORRT).skipped
+    assert list(skipped) == ["0", "2", "6"]
+    assert "reads 16 channels" in skipped["2"] and "faster in float" in skipped["6"]

@@ -4,7 +4,8 @@ One range for all inputs leaves few steps to those that need a small part of it.
 number ``s``: with the largest magnitude of ``x``, the quotient has the range -1..1 in every run. It costs a pass over
 the input and one over the output. magika, whose inputs are the bytes of a file, normalizes them over all positions: a
 few files have values of 40, and most none above 14. On 40 files that did not calibrate, it keeps 35 dB instead of 25
-on `cpu`, and 37 instead of 35 on `openvino`, in 1.05 of the time.
+on `cpu`, and 37 instead of 35 on `openvino`, in 1.05 of the time. The graph for TensorRT, in
+FP16 before and behind the convolution, keeps 42 dB instead of 26; on a GPU its time is not yet measured.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from edgekit.graph.insert import insert_behind, new_initializer
 from edgekit.graph.stats import CONSTANT_INPUTS, macs_of
 from edgekit.quantize.passes.correct_bias import Limits
 from edgekit.quantize.plan import Plan, range_source
+from edgekit.specs import Precision
 
 __all__ = ["own_ranges"]
 
@@ -33,8 +35,9 @@ LEAST_WORK = 256
 """Multiply-accumulates for each element that is read or written once more: a tenth of the time at most."""
 INPUTS = 8
 """Number of inputs that the range of outputs is taken from."""
-SMALLEST = 1e-20
-"""Least divisor: a tensor of zeros is divided by it."""
+SMALLEST = {Precision.FP32: 1e-20, Precision.FP16: 2.0**-14}
+"""Least divisor, by the precision that it is computed in: a tensor of zeros is divided by it. That of FP16 is its least
+normal number; values below have fewer digits, and 1e-20 is zero."""
 
 
 def own_ranges(
@@ -45,6 +48,7 @@ def own_ranges(
     limits: Mapping[ir.Node, Limits],
     feeds: Sequence[Mapping[str, np.ndarray]],
     *,
+    rest: Precision = Precision.FP32,
     threads: int = 0,
 ) -> dict[str, Range]:
     """Divides inputs of convolutions of a plan, and multiplies their outputs, in place.
@@ -56,6 +60,7 @@ def own_ranges(
         typical: the largest magnitude of each tensor in one input, as `CalibrationTable.typical`.
         limits: how the first input of each product would be rounded.
         feeds: inputs of the graph, to observe the tensors on; the first `INPUTS` are used. Empty: nothing changes.
+        rest: precision of what is not quantized, which computes the quotient.
         threads: for ONNX Runtime; 0: its default.
 
     Returns:
@@ -68,10 +73,12 @@ def own_ranges(
         data = node.inputs[0]
         assert data is not None
         if data not in divided:
-            divided[data] = _divide(graph, data)
-            new[str(divided[data][0].name)] = (-1.0 if ranges[str(range_source(data).name)][0] < 0 else 0.0, 1.0)
+            divided[data] = _divide(graph, data, SMALLEST[rest])
+            lo, hi = ranges[str(range_source(data).name)]
+            new[str(divided[data][0].name)] = (-1.0 if lo < 0 else 0.0, 1.0)
+            new |= {str(value.name): (0.0, max(-lo, hi)) for value in _between(divided[data][1])}
         node.replace_input_with(0, divided[data][0])
-        _multiply(graph, node, divided[data][1])
+        new |= _multiply(graph, node, divided[data][1], ranges)
     if found:
         new.update(_observed(graph, [str(node.outputs[0].name) for node in found], feeds[:INPUTS], threads))
     return new
@@ -118,12 +125,12 @@ def _sizes(value: ir.Value | None) -> tuple[int, ...]:
     return tuple(size if isinstance(size, int) else 1 for size in shape) if shape is not None else (0,)
 
 
-def _divide(graph: ir.Model, data: ir.Value) -> tuple[ir.Value, ir.Value]:
+def _divide(graph: ir.Model, data: ir.Value, smallest: float) -> tuple[ir.Value, ir.Value]:
     """Inserts ``x / max(abs(x))`` behind a tensor; returns the quotient and the divisor, one number for each item."""
     assert data.shape is not None
     stem, rank = f"{data.name}_own", len(data.shape)
     axes = new_initializer(graph, f"{stem}_axes", np.arange(1, rank))
-    least = new_initializer(graph, f"{stem}_least", np.array(SMALLEST, np.float32))
+    least = new_initializer(graph, f"{stem}_least", np.array(smallest, np.float32))
     magnitudes = _node("Abs", [data], f"{stem}_magnitudes", data.shape)
     kept = ir.Shape([data.shape[0], *[1] * (rank - 1)])
     largest = _node("ReduceMax", [magnitudes.outputs[0], axes], f"{stem}_largest", kept, constants="1")
@@ -133,9 +140,17 @@ def _divide(graph: ir.Model, data: ir.Value) -> tuple[ir.Value, ir.Value]:
     return quotient.outputs[0], divisor.outputs[0]
 
 
-def _multiply(graph: ir.Model, node: ir.Node, divisor: ir.Value) -> None:
-    """Multiplies the output of a convolution, and adds its bias behind."""
-    result = node.outputs[0]
+def _between(divisor: ir.Value) -> Iterator[ir.Value]:
+    """Yields the divisor, and the magnitudes that it is the largest of."""
+    node = divisor.producer()
+    while node is not None and node.op_type in ("Abs", "Max", "ReduceMax"):
+        yield node.outputs[0]
+        node = node.inputs[0].producer() if node.inputs[0] is not None else None
+
+
+def _multiply(graph: ir.Model, node: ir.Node, divisor: ir.Value, ranges: Mapping[str, Range]) -> dict[str, Range]:
+    """Multiplies the output of a convolution, and adds its bias behind; returns the range of what is new, if known."""
+    result, found = node.outputs[0], dict[str, Range]()
     name, uses, outputs = result.name, [(use.node, use.idx) for use in result.uses()], graph.graph.outputs
     nodes = [_node("Mul", [result, divisor], f"{node.name}_multiplied", result.shape)]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
@@ -144,6 +159,9 @@ def _multiply(graph: ir.Model, node: ir.Node, divisor: ir.Value) -> None:
         column = new_initializer(graph, f"{bias.name}_column", array.reshape(-1, *[1] * (len(result.shape or ()) - 2)))
         node.replace_input_with(2, None)
         nodes.append(_node("Add", [nodes[0].outputs[0], column], f"{node.name}_with_bias", result.shape))
+        if name is not None and name in ranges:
+            lo, hi = ranges[name]
+            found[str(nodes[0].outputs[0].name)] = lo - float(array.max()), hi - float(array.min())
     last = nodes[-1].outputs[0]
     graph.graph.insert_after(node, nodes)
     for user, index in uses:
@@ -153,6 +171,7 @@ def _multiply(graph: ir.Model, node: ir.Node, divisor: ir.Value) -> None:
     # A name stands for one value: what the convolution computes now is another one than before.
     result.name = f"{name}_of_quotient"
     last.name = name
+    return found
 
 
 def _node(

@@ -30,7 +30,7 @@ from edgekit.quantize.plan import Plan, range_source
 from edgekit.quantize.qdq import parameters_from_range, weight_scales
 from edgekit.specs import QuantScheme
 
-__all__ = ["smoothed_ranges"]
+__all__ = ["input_matrix", "is_matrix_product", "smoothed_ranges"]
 
 Range = tuple[float, float]
 
@@ -155,7 +155,7 @@ def _groups(graph: ir.Model, plan: Plan) -> Iterator[_Group]:
     """Yields the groups of products, each product once."""
     roots: dict[ir.Value, list[ir.Node]] = {}
     for node in plan.nodes:
-        if _is_matrix_product(node) and node.inputs[0] is not None and node.inputs[0].const_value is None:
+        if is_matrix_product(node) and node.inputs[0] is not None and node.inputs[0].const_value is None:
             roots.setdefault(_root(node.inputs[0]), []).append(node)
     for root, products in roots.items():
         readers = _readers(root)
@@ -171,7 +171,7 @@ def _groups(graph: ir.Model, plan: Plan) -> Iterator[_Group]:
         yield from (_Group(value, own) for value, own in direct.items() if value.producer() is not None)
 
 
-def _is_matrix_product(node: ir.Node) -> bool:
+def is_matrix_product(node: ir.Node) -> bool:
     """Whether the node multiplies its first input by a constant matrix, along the last axis of the input."""
     if node.op_type not in ("MatMul", "Gemm"):
         return False
@@ -200,7 +200,7 @@ def _readers(root: ir.Value) -> list[ir.Node] | None:
         for use in value.uses():
             if use.idx == 0 and keeps_last_axis(use.node):
                 stack += use.node.outputs
-            elif use.idx == 0 and _is_matrix_product(use.node):
+            elif use.idx == 0 and is_matrix_product(use.node):
                 found[use.node] = None
             else:
                 return None
@@ -264,7 +264,7 @@ def _best_factors(
     room = _room(group.value, found, ranges)
     half, whole = found.extremes(slice(0, None, 2)), found.extremes(slice(None))
     rows, counts = (np.concatenate(parts[1::2] or parts) for parts in (found.rows, found.counts))
-    matrices = [_matrix(node) for node in group.products]
+    matrices = [input_matrix(node) for node in group.products]
     readers = np.max([np.maximum(matrix.max(1), -matrix.min(1)) for matrix in matrices], 0)
     weights = [_some_columns(matrix, len(matrices)) for matrix in matrices]
     exact = [rows @ weight for weight in weights]
@@ -323,7 +323,7 @@ def _scaled_range(found: _Extremes, factors: np.ndarray, room: float) -> Range:
     return min(lo, 0.0) * room, max(hi, 0.0) * room
 
 
-def _matrix(node: ir.Node) -> np.ndarray:
+def input_matrix(node: ir.Node) -> np.ndarray:
     """Returns the weights, with the channels of the input as rows."""
     weight = node.inputs[1]
     assert weight is not None and weight.const_value is not None

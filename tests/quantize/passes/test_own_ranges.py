@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 
 from edgekit.engine.backend import backend
+from edgekit.quantize.half.cast import half_from_graph
+from edgekit.quantize.half.check import rounding_graph
 from edgekit.quantize.passes.own_ranges import own_ranges
 from edgekit.quantize.plan import plan_from_graph
 from edgekit.quantize.qdq import input_limits
 from edgekit.quantize.quantize import quantized_from_graph
 
-SCHEMES = {name: backend(name).scheme() for name in ("cpu", "openvino")}
+SCHEMES = {name: backend(name).scheme() for name in ("cpu", "openvino", "tensorrt-rtx")}
 CHANNELS, LENGTH = 256, 32
 BODIES = {
     "with bias, padded": "h = Tanh (x)  s = Mul (h, gain)  c = Conv <pads = [2, 2]> (s, w, b)  y = Gelu (c)",
@@ -107,6 +109,29 @@ def test_a_bias_and_pads_stay_right(graph, calibrated, run_in_onnxruntime):
     assert count(changed, "Div") == 1
     expected, got = (run_in_onnxruntime(each, feeds(1))[0]["y"] for each in (model, changed))
     np.testing.assert_allclose(got, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_in_half_precision_zeros_and_large_values_stay_right(graph, calibrated, run_in_onnxruntime, name):
+    """A divisor of 1e-20 would be zero in FP16, and zeros divided by it no numbers."""
+    scheme = SCHEMES["tensorrt-rtx"]
+    model = graph(name)
+    inputs = feeds(0)
+    table = calibrated(model, inputs)
+    if "padded" in name:  # what Tanh limits is divided if the table says so
+        ranges = {tensor: (lo * 30, hi * 30) for tensor, (lo, hi) in table.ranges.items()}
+        typical = {tensor: each / 30 for tensor, each in table.typical.items()}
+        table = msgspec.structs.replace(table, ranges=ranges, typical=typical)
+    found = quantized_from_graph(model, table, scheme, feeds=inputs, threads=1)
+    assert count(found.graph, "Div") == 1
+    half = half_from_graph(found.graph, scheme.rest, {**table.ranges, **found.ranges})
+    assert not any("own" in kept or "multiplied" in kept for kept in half.kept)
+    size = 1000.0 if "padded" in name else 50.0
+    tried = [{"x": np.zeros((1, CHANNELS, LENGTH), np.float32)}, *feeds(1, (size,))]
+    expected, got = (run_in_onnxruntime(each, tried) for each in (model, rounding_graph(half.graph)))
+    np.testing.assert_allclose(got[0]["y"], expected[0]["y"], atol=1e-3)
+    noise = np.square(got[1]["y"] - expected[1]["y"]).mean() / np.square(expected[1]["y"]).mean()
+    assert noise < 10**-3
 
 
 def test_the_typical_magnitude_is_that_of_the_geometric_mean(graph, calibrated):
