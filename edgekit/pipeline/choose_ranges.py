@@ -58,7 +58,7 @@ def calibrated_graph(
     rest = scheme_of(target).rest
     if rest is not Precision.FP32:
         with progress.stage(f"looking for what {str(rest).upper()} loses"):
-            lost = lost_in_rest(model, calibration, rest, progress, io=target.half_io)
+            lost = lost_in_rest(model, calibration, rest, config.noise_budget, progress, io=target.half_io)
         calibration = replace(calibration, lost_in_half=lost)
     trials = Trials(model=model, inputs=inputs, reference=reference, target=target, progress=progress)
     judged = model.trained and bool(reference.outputs)

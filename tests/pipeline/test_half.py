@@ -16,6 +16,8 @@ from edgekit.errors import AccuracyError
 LOG_POWER = "p = Conv (x, w)  q = Mul (p, p)  s = Add (q, tiny)  l = Log (s)  y = Conv (l, v)"
 # What is left of a sum whose parts cancel is below the step of FP16.
 CANCELLING = "p = Conv (x, w)  u = Mul (x, large)  s = Add (p, u)  d = Sub (s, u)  y = Conv (d, v)"
+# Two convolutions that are nearly the same: of their difference, the digits that FP16 stores are a small part.
+DIFFERENCE = "p = Conv (x, w)  n = Conv (x, near)  d = Sub (p, n)  y = Conv (d, v)"
 FINE = "p = Conv (x, w)  r = Relu (p)  y = Conv (r, v)"
 
 KEPT = "kept in FP32, since FP16 loses an output there"
@@ -37,6 +39,7 @@ def model(body: str) -> str:
     constants = {
         "w": rng.normal(size=(4, 1, 1)),
         "v": rng.normal(size=(2, 4, 1)),
+        "near": np.random.default_rng(0).normal(size=(4, 1, 1)) * 1.02,
         "tiny": np.array(1e-10),
         "large": np.array(4096.0),
         "far": np.array(1e6),
@@ -85,9 +88,30 @@ def test_inputs_that_half_precision_cannot_hold_are_still_refused() -> None:
 
 
 def test_layers_beside_integers_are_kept_too() -> None:
-    """Both convolutions are on integers, and the logarithm between them would be minus infinity in FP16."""
+    """The second convolution is on integers, and the logarithm before it would be minus infinity in FP16."""
     manifest, graph = built(LOG_POWER, precision="int8", quantize_heads=True, noise_budget=0)
-    assert manifest.layers == {"int8": 2}
+    assert manifest.layers == {"float16": 1, "int8": 1}
     assert manifest.verification is not None and manifest.verification.sqnr_db["INT8 graph"] > 5
     assert any(note.startswith(KEPT) for note in manifest.notes)
     assert next(node for node in graph.graph.node if node.op_type == "Log")
+
+
+def float32_layers(graph: onnx.ModelProto) -> int:
+    types = {value.name: value.data_type for value in graph.graph.initializer}
+    return sum(
+        node.op_type == "Conv" and types.get(node.input[1]) == onnx.TensorProto.FLOAT for node in graph.graph.node
+    )
+
+
+@pytest.mark.parametrize(("percent", "kept"), [(0, 0), (40, 0), (60, 2)])
+def test_beside_integers_half_precision_keeps_more_if_it_may_cost_so_much(percent: int, kept: int) -> None:
+    """FP16 keeps 32 dB here, and half of the work is in the two convolutions."""
+    manifest, graph = built(DIFFERENCE, precision="int8", quantize_heads=True, noise_budget=percent)
+    assert float32_layers(graph) == kept
+    assert any(note.startswith(KEPT) for note in manifest.notes) == (kept > 0)
+
+
+def test_fp16_alone_keeps_what_it_has_to() -> None:
+    manifest, graph = built(DIFFERENCE)
+    assert manifest.verification is not None and 26 < manifest.verification.sqnr_db["FP16 graph"] < 40
+    assert not float32_layers(graph)
