@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -28,6 +29,11 @@ _ORT = import_onnxruntime()
 _RUNTIME = f"ONNX Runtime {_ORT.__version__}"
 _MOVING = ["TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider"]
 """The optimizers that move Transposes: before layouts are chosen for this processor, and afterwards."""
+MANY_WEIGHTS = 20_000
+"""Graphs with more weights, scales and zero points are loaded as if they were to be saved.
+
+Otherwise, ONNX Runtime removes each of them from the graph when it has its array, and searches through all of them to
+find it. Measured with 48,000, loading takes 2.7 s instead of 4.1, and 1.4 times the memory without large weights."""
 
 
 class Evaluator:
@@ -62,6 +68,8 @@ class Evaluator:
         options = session_options(threads=threads, optimized=optimized)
         if optimized and sum(node.op_type == "Conv" for node in graph.graph) > MAX_BLOCKED:
             options.graph_optimization_level = _ORT.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+        if not optimized and len(graph.graph.initializers) > MANY_WEIGHTS:
+            options.optimized_model_filepath = os.devnull
         if not packed:
             options.add_session_config_entry("session.disable_prepacking", "1")
         disabled = _MOVING if any(map(needs_its_layout, graph.graph.all_nodes())) else []
@@ -94,6 +102,11 @@ class Evaluator:
             raise GraphError(f"{_RUNTIME} cannot run the graph: {error_of_runtime(e)}") from e
         return dict(zip(self.outputs, results, strict=True))
 
+    def close(self) -> None:
+        """Frees the session and its memory; the graph cannot be run any more."""
+        del self._session, self._values, self._weights
+        return_freed_memory()
+
 
 def session_options(*, threads: int = 0, optimized: bool = False) -> onnxruntime.SessionOptions:
     """Returns the options of a session that says nothing; see `Evaluator` for the arguments."""
@@ -102,6 +115,9 @@ def session_options(*, threads: int = 0, optimized: bool = False) -> onnxruntime
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimized else level.ORT_DISABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 4
+    # Which memory each value gets is planned after the first run, in a time that grows with the square of the nodes:
+    # measured, 4.6 s for the 36,000 of a graph with Q/DQ pairs, whose later runs then take 0.07 s instead of 0.08.
+    options.enable_mem_pattern = False
     return options
 
 

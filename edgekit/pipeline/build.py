@@ -195,7 +195,7 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
         progress=progress,
     )
     verifier.verify_graph()
-    model.original.close()
+    model.close()
     calibration, typed = calibrated_graph(model, inputs, reference, config.calibration, target, progress)
     model = replace(model, input_statistics=model.input_statistics or calibration.input_statistics)
     verifier.verify_typed(typed, measured=runs_here)

@@ -101,7 +101,7 @@ def case_of_model(
         progress=notes,
     )
     verifier.verify_graph()
-    model.original.close()
+    model.close()
     _, typed = calibrated_graph(model, inputs, reference, config.calibration, target, notes)
     on_engine = not graph_only and _runs(target.target, notes)
     graph = typed.graph if on_engine else rounding_graph(typed.graph)

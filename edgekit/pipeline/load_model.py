@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from edgekit.arguments import argument, either
 from edgekit.config import ModelConfig
+from edgekit.device.cpu import cpu
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import GraphError, UsageError, needs_extra
 from edgekit.graph.evaluator import Evaluator
@@ -114,6 +115,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         shapes=shapes,
         min_max=min_max,
         original=OnnxOriginal(path, widen=is_widened(graph), values=values),
+        evaluator=evaluator,
     )
     found = with_recognized_head(model, evaluator, config, names, progress)
     if found.preprocess == model.preprocess:
@@ -122,9 +124,9 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
 
 
 def _evaluator(graph: ir.Model) -> Evaluator:
-    """Loads the graph in ONNX Runtime, which names an operator that it does not have."""
+    """Loads the graph in ONNX Runtime, which names an operator that it does not have; checks run it later."""
     try:
-        return Evaluator(graph, packed=False)  # it runs once, or not at all
+        return Evaluator(graph, threads=cpu().compute_threads, packed=False)  # it runs a few times, or not at all
     except GraphError as e:
         inputs = inputs_that_choose(graph)
         if e.hint or not inputs:

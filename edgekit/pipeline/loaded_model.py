@@ -15,6 +15,7 @@ from edgekit.config import ModelConfig
 from edgekit.data.input_statistics import InputStatistics
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import UsageError
+from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.original import Original
 from edgekit.graph.random_weights import has_random_weights
 from edgekit.graph.sizes import MinMaxInputs, min_max_inputs, stats_at
@@ -58,7 +59,8 @@ class LoadedModel:
         recognized: what the outputs of an ONNX file look like, with the evidence, and a line on the preprocessing;
             empty if nothing was recognized.
         export_error: largest relative difference between graph and module; None for ONNX files.
-        original: the model as it came, for checks; its owner closes it.
+        original: the model as it came, for checks.
+        evaluator: runs ``graph``, if ONNX Runtime has loaded it already.
     """
 
     name: str
@@ -80,6 +82,7 @@ class LoadedModel:
     recognized: str = ""
     export_error: float | None = None
     original: Original
+    evaluator: Evaluator | None = None
 
     @property
     def head_outputs(self) -> frozenset[str]:
@@ -91,6 +94,12 @@ class LoadedModel:
         """Whether the outputs mean something: as the recipe says, or else as the weights look."""
         weights = self.origin.weights
         return not has_random_weights(self.graph) if weights is None else weights.trained
+
+    def close(self) -> None:
+        """Frees the memory of what ran the model for checks; the graph stays."""
+        self.original.close()
+        if self.evaluator is not None:
+            self.evaluator.close()
 
 
 def checked_sizes(graph: ir.Model, shapes: Mapping[str, ShapeRange], progress: Progress) -> MinMaxInputs:

@@ -95,7 +95,7 @@ class Verifier:
             GraphError: ONNX Runtime cannot run the graph, while the original runs.
         """
         with self.progress.stage("checking the graph against the original"):
-            got = self._on_cpu(self.model.graph)
+            got = self._outputs(self.model.evaluator or _evaluator(self.model.graph))
         limits = QUANTIZED if self.model.quantized else LIMITS[Precision.FP32]
         self._judge("optimized graph", got, limits, Precision.FP32, self._where_the_graph_parts)
 
@@ -116,7 +116,7 @@ class Verifier:
             return
         name = f"{str(precision).upper()} graph"
         with self.progress.stage(f"checking the {name} on the CPU"):
-            got = self._on_cpu(rounding_graph(typed.graph))
+            got = self._outputs(_evaluator(rounding_graph(typed.graph)))
         self._judge(name, got, LIMITS[precision], precision, _nowhere, typed)
         worst = worst_noise(self.noise)
         if worst is not None and not measured:
@@ -169,8 +169,7 @@ class Verifier:
         usual_db = worst.sqnr_db if worst is not None and worst.sqnr_db is not None else 0.0
         return Limits(min(0.0, usual_db - LEEWAY_DB), 0.0, 0.0)
 
-    def _on_cpu(self, graph: ir.Model) -> Sets:
-        evaluator = Evaluator(graph, threads=cpu().compute_threads, packed=False)
+    def _outputs(self, evaluator: Evaluator) -> Sets:
         feeds = (self.inputs.feeds, *self.inputs.min_max_feeds)
         return [[_run(evaluator, feed) for feed in each[:COMPARED_ON_CPU]] for each in feeds]
 
@@ -220,8 +219,8 @@ class Verifier:
         same = noise_of_same_rows(self.model.graph, typed.graph, feeds, forms)
         if not same:
             return noise
-        graph = rounding_graph(typed.graph)
-        own = noise_of_outputs(self.reference.outputs[: len(feeds)], self._on_cpu(graph)[0], forms)
+        outputs = self._outputs(_evaluator(rounding_graph(typed.graph)))
+        own = noise_of_outputs(self.reference.outputs[: len(feeds)], outputs[0], forms)
         engine, of_graph = (worst_noise(e for e in each if forms[e.output].selected) for each in (noise, own))
         lost_db = 0.0 if engine is None or of_graph is None else (of_graph.sqnr_db or 0.0) - (engine.sqnr_db or 0.0)
         return with_noise_of_same_rows(noise, same, beyond_db=lost_db if lost_db > OTHER_ROWS_DB else 0.0)
@@ -323,6 +322,10 @@ def _hint(precision: Precision) -> str:
             f"{argument('allow_noise', True)}"
         )
     return f"keep the layers before it in float ({keep}), or build it with {argument('precision', 'fp32')}"
+
+
+def _evaluator(graph: ir.Model) -> Evaluator:
+    return Evaluator(graph, threads=cpu().compute_threads, packed=False)
 
 
 def _run(evaluator: Evaluator, feed: Arrays) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Sessions of graphs: their memory, the place of their weights, and very many convolutions."""
+"""Sessions of graphs: their memory, the place of their weights, and very many convolutions, weights and nodes."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -127,3 +128,53 @@ print((peak() - before) / {megabytes})
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert float(done.stdout) <= 1.3
+
+
+@pytest.mark.parametrize(("many", "file"), [(3, os.devnull), (4, "")])
+def test_very_many_weights_stay_in_the_graph_that_is_loaded(
+    many: int, file: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files: list[str] = []
+    session = onnxruntime.InferenceSession
+
+    def seen(model: bytes, options: onnxruntime.SessionOptions, **more: Any) -> onnxruntime.InferenceSession:
+        files.append(options.optimized_model_filepath)
+        return session(model, options, **more)
+
+    feed = {"x": np.random.default_rng(1).normal(size=(1, 8, 6, 6)).astype(np.float32)}
+    graph = _convolutions(4)
+    expected = Evaluator(graph).run(feed)
+    monkeypatch.setattr(evaluator, "MANY_WEIGHTS", many)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", seen)
+    found = Evaluator(graph).run(feed)
+    assert files == [file]
+    np.testing.assert_array_equal(found["c3"], expected["c3"])
+
+
+def test_the_first_run_takes_about_as_long_as_the_others() -> None:
+    """ONNX Runtime's plan of where each value is stored takes the square of the nodes, after the first run."""
+    count = 8_000
+    weights = [numpy_helper.from_array(np.full((1, 64), i % 7, np.int8), f"w{i}") for i in range(count)]
+    nodes = [
+        node
+        for i in range(count)
+        for node in (
+            helper.make_node("DequantizeLinear", [f"w{i}", "scale"], [f"d{i}"]),
+            helper.make_node("Add", [f"y{i - 1}" if i else "x", f"d{i}"], [f"y{i}"]),
+        )
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64])],
+        [helper.make_tensor_value_info(f"y{count - 1}", TensorProto.FLOAT, [1, 64])],
+        [*weights, numpy_helper.from_array(np.float32(0.5), "scale")],
+    )
+    loaded = Evaluator(ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])), threads=1)
+    times = []
+    for _ in range(5):
+        started = time.process_time()
+        found = loaded.run({"x": np.zeros((1, 64), np.float32)})
+        times.append(time.process_time() - started)
+    assert times[0] < 10 * max(times[1:])
+    np.testing.assert_allclose(found[f"y{count - 1}"], 0.5 * sum(i % 7 for i in range(count)))
