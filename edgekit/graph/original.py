@@ -134,7 +134,7 @@ class OnnxOriginal:
             return self._in_reference_evaluator(e)
 
     def _in_runtime(self) -> Run:
-        options = session_options(threads=cpu().compute_threads)
+        options = session_options(nodes=len(self._structure.graph.node), threads=cpu().compute_threads)
         with path_for_library(self._path) as path:
             session = import_onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
