@@ -1,4 +1,4 @@
-"""The sessions of ONNX Runtime that a build loads: each takes time that grows faster than the graph."""
+"""The sessions of ONNX Runtime in a build: the time of each grows faster than the graph."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def alive(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         ("int8", [0, 1, 0, 0, 0, 0]),
     ],
 )
-def test_a_build_loads_each_graph_once(
+def test_a_build_has_no_more_sessions_than_these(
     precision: Literal["fp32", "int8"],
     sessions: list[int],
     alive: list[int],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The process that builds the engine loads one more."""
+    """The process that builds the engine has one more."""
     monkeypatch.setenv("EDGEKIT_CACHE", str(tmp_path / "cache"))  # without ranges of an earlier build
     model = grown("residual", 12, tmp_path / "model.onnx")
     edgekit.build(model, precision=precision, target="cpu", profile=False, output=tmp_path / "engine", progress=False)
