@@ -40,6 +40,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
         shapes: min, opt and max shapes of the inputs with dynamic dimensions.
         attention: ``auto``: compute it in the way that measured fastest; ``off``: as any other operators. What else
             ``edgekit build`` takes is done to the graph before.
+        came_quantized: the graph's Q/DQ pairs are those of the user's file; see `assert_precision`.
         engine: the backend's own options by name, as plain values.
     """
 
@@ -47,6 +48,7 @@ class BuildOptions(msgspec.Struct, frozen=True, kw_only=True):
     threads: int = 0
     shapes: dict[str, ShapeRange] = {}
     attention: str = "auto"
+    came_quantized: bool = False
     engine: dict[str, Any] = {}
 
 
@@ -195,13 +197,16 @@ def scheme_of(target: TargetConfig) -> QuantScheme:
     return msgspec.structs.replace(scheme, float_attention=() if target.attention == "off" else EVERY_ATTENTION)
 
 
-def build_options_of(target: TargetConfig, shapes: Mapping[str, ShapeRange]) -> BuildOptions:
+def build_options_of(
+    target: TargetConfig, shapes: Mapping[str, ShapeRange], *, came_quantized: bool = False
+) -> BuildOptions:
     """Returns the options that a target's engine is built with; ``shapes`` are those of dynamic inputs."""
     return BuildOptions(
         precision=target.precision,
         threads=target.threads,
         shapes=dict(shapes),
         attention=target.attention,
+        came_quantized=came_quantized,
         engine=given_values(target.engine),
     )
 

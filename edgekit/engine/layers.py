@@ -35,7 +35,14 @@ def layer_counts(layers: Iterable[Layer]) -> dict[str, int]:
     return dict(collections.Counter(layer.dtype for layer in layers).most_common())
 
 
-def assert_precision(target: str, precision: Precision, quantized: Sequence[str], built: Sequence[Layer]) -> None:
+def assert_precision(
+    target: str,
+    precision: Precision,
+    quantized: Sequence[str],
+    built: Sequence[Layer],
+    *,
+    came_quantized: bool = False,
+) -> tuple[str, ...]:
     """Checks that an engine multiplies in the requested precision.
 
     Args:
@@ -43,13 +50,17 @@ def assert_precision(target: str, precision: Precision, quantized: Sequence[str]
         precision: the requested precision.
         quantized: names of the layers that are quantized in the graph.
         built: the layers of the engine.
+        came_quantized: the Q/DQ pairs are those of the user's file, which may be where the backend has no integer
+            kernels; a layer in float computes the same numbers there.
+
+    Returns:
+        Notes: which quantized layers run in float.
 
     Raises:
-        BuildError: a layer runs in another type; the message names both.
+        BuildError: a layer runs in another type, or, of a file that came quantized, all do; the message names both.
     """
     if precision is Precision.INT8:
-        _assert_int8(target, quantized, built)
-        return
+        return _assert_int8(target, quantized, built, came_quantized)
     wanted = DTYPES[precision]
     others = [layer for layer in built if layer.dtype != wanted]
     # A half-precision graph may keep some layers in float32 on purpose; a float32 graph has no other layers.
@@ -59,6 +70,7 @@ def assert_precision(target: str, precision: Precision, quantized: Sequence[str]
             f"{_named(n for layer in others for n in layer.names[:1])}",
             hint=_hint(precision, others),
         )
+    return ()
 
 
 def _hint(precision: Precision, others: Sequence[Layer]) -> str:
@@ -69,7 +81,9 @@ def _hint(precision: Precision, others: Sequence[Layer]) -> str:
     return f"all stay in float32, as layers inside If and Loop do: build it with {argument('precision', 'fp32')}"
 
 
-def _assert_int8(target: str, quantized: Sequence[str], built: Sequence[Layer]) -> None:
+def _assert_int8(
+    target: str, quantized: Sequence[str], built: Sequence[Layer], came_quantized: bool
+) -> tuple[str, ...]:
     if not quantized:
         raise BuildError(
             f"an INT8 engine for {target} needs Q/DQ pairs at its convolutions and matrix products; the graph has none",
@@ -81,16 +95,23 @@ def _assert_int8(target: str, quantized: Sequence[str], built: Sequence[Layer]) 
     not_int8 = [name for name in quantized if name in elsewhere]
     # Nodes without names can only be counted.
     unnamed = "" in quantized and len(built) - len(others) < len(quantized)
-    if not_int8 or unnamed:
-        count = len(not_int8) or len(quantized) - (len(built) - len(others))
-        which = f": {_named(not_int8)}" if any(not_int8) else ""
-        raise BuildError(
-            f"{target} runs {count} of {len(quantized)} quantized layers in {_dtypes(others)}, expected int8{which}",
-            hint=f"the Q/DQ pairs are not where {target} fuses them: keep these layers in float with "
-            f"{argument('keep_float')}, or, "
-            "if the model was quantized already, build it from its float original",
-            nodes=[name for name in not_int8 if name],
+    if not not_int8 and not unnamed:
+        return ()
+    count = len(not_int8) or len(quantized) - (len(built) - len(others))
+    which = f": {_named(not_int8)}" if any(not_int8) else ""
+    found = f"{target} runs {count} of {len(quantized)} quantized layers in {_dtypes(others)}"
+    where = f"the Q/DQ pairs are not where {target} fuses them"
+    if came_quantized and count < len(quantized):
+        return (f"{found}{which}; {where}",)
+    fix = f"keep these layers in float with {argument('keep_float')}"
+    if came_quantized:
+        fix = (
+            f"build the file as it is with {argument('precision', 'fp32')}, or the float model that it was made from "
+            f"with {argument('precision', 'int8')}"
         )
+    raise BuildError(
+        f"{found}, expected int8{which}", hint=f"{where}: {fix}", nodes=[name for name in not_int8 if name]
+    )
 
 
 def _dtypes(layers: Iterable[Layer]) -> str:

@@ -22,8 +22,10 @@ from edgekit.errors import GraphError
 from edgekit.graph.evaluator import Evaluator, error_of_runtime, session_options
 from edgekit.graph.load.printable_names import with_escaped_names
 from edgekit.graph.load.structure import structure_from_file
+from edgekit.graph.load.walk import nodes_of
 from edgekit.graph.opset import has_operators_without_kernels, lower_opset
-from edgekit.graph.passes import widened
+from edgekit.graph.passes import ExplicitSamePads, InferShapes, widened
+from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_onnxruntime
@@ -102,11 +104,13 @@ class OnnxOriginal:
 
     def _graph(self) -> ir.Model:
         graph = with_escaped_names(ir.load(self._path))
-        if self._is_mixed:
+        if self._is_mixed or self._has_same_pads:
             graph = inlined(graph)
         graph = widened(graph) if self._widen else graph
         if self._is_newer:
             lower_opset(graph.graph)
+        if self._has_same_pads:
+            ir.passes.Sequential(InferShapes(), ExplicitSamePads())(graph)
         return graph
 
     @cached_property
@@ -125,10 +129,17 @@ class OnnxOriginal:
         operators = (node.op_type for node in self._structure.graph.node)
         return has_operators_without_kernels(operators, max(versions, default=1))
 
+    @cached_property
+    def _has_same_pads(self) -> bool:
+        """Whether it has convolutions that ONNX Runtime runs only with pads as numbers."""
+        return any(map(_has_same_pads, nodes_of(self._structure)))
+
     def _loaded(self) -> Run:
         try:
-            if self._widen or self._is_mixed or self._is_newer:
-                return Evaluator(self._graph(), threads=cpu().compute_threads).run
+            if self._widen or self._is_mixed or self._is_newer or self._has_same_pads:
+                graph = self._graph()
+                require_explicit_pads(graph)
+                return Evaluator(graph, threads=cpu().compute_threads).run
             return self._in_runtime()
         except Exception as e:
             return self._in_reference_evaluator(e)
@@ -159,3 +170,11 @@ class OnnxOriginal:
         self._runtime = "ONNX's reference evaluator"
         names = evaluator.output_names
         return lambda feed: dict(zip(names, evaluator.run(None, feed), strict=True))
+
+
+def _has_same_pads(node: onnx.NodeProto) -> bool:
+    """Whether it is a convolution with ``auto_pad`` and dilations; see `ExplicitSamePads`."""
+    given = {attribute.name: attribute for attribute in node.attribute}
+    if "Conv" not in node.op_type or not {"auto_pad", "dilations"} <= given.keys():
+        return False
+    return given["auto_pad"].s.startswith(b"SAME") and any(dilation != 1 for dilation in given["dilations"].ints)

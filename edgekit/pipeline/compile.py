@@ -135,7 +135,7 @@ def _compiled_graph(
     if target.graph_only:
         result = _typed_only(graph, target)
     else:
-        options = build_options_of(target, model.shapes)
+        options = build_options_of(target, model.shapes, came_quantized=model.quantized)
         with progress.stage(f"building the {str(target.precision).upper()} engine for {target.target}"):
             result = engine_from_graph(folder / GRAPH, folder, target.target, options)
     for note in result.notes:

@@ -20,8 +20,9 @@ from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import fix_inputs, input_specs, is_quantized, output_specs, set_input_shapes
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
-from edgekit.graph.passes import NameNodes, is_widened, optimize, types_note
+from edgekit.graph.passes import ExplicitSamePads, NameNodes, is_widened, optimize, types_note
 from edgekit.graph.passes.dequantize_weights import weights_note
+from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
 from edgekit.option.objects import ExampleInputs
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, fitting, input_preprocess, measured_stats
 from edgekit.pipeline.model_kind import kind_of
@@ -91,6 +92,8 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         values = fix_inputs(graph, {n: v for n, v in given.items() if isinstance(v, (int, float))})
         chosen, shapes = _fix_shapes(graph, config, given)
         values |= fix_inputs(graph, _sizes_of_targets(graph))
+        ExplicitSamePads()(graph)
+        require_explicit_pads(graph)
         quantized = is_quantized(graph)
         if quantized:
             NameNodes()(graph)

@@ -119,6 +119,43 @@ def test_error_on_integer_layers_that_run_in_float(tmp_path: Path) -> None:
         backend("cpu").build(graph, tmp_path, INT8)
 
 
+PARTLY = """<ir_version: 10, opset_import: ["" : 18]>
+g (float[1, 8, 8, 8] x) => (float[1, 8, 8, 8] y) {
+    xq = QuantizeLinear (x, s, z)  xd = DequantizeLinear (xq, s, z)  w = DequantizeLinear (wq, ws, wz)
+    first = Conv (xd, w)  cq = QuantizeLinear (first, s, z)  cd = DequantizeLinear (cq, s, z)
+    v = DequantizeLinear (wq, ws, wz)  last = Conv (cd, v)  y = Add (last, cd) }"""
+
+
+def test_a_file_that_came_partly_quantized_is_built_and_its_float_layers_are_named(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(PARTLY)
+    draw = np.random.default_rng(0)
+    constants = {
+        "s": np.float32(0.05),
+        "z": np.uint8(120),
+        "ws": np.float32(0.01),
+        "wz": np.int8(0),
+        "wq": draw.integers(-30, 31, (8, 8, 1, 1)).astype(np.int8),
+    }
+    proto.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(a), name) for name, a in constants.items())
+    for node in proto.graph.node:
+        node.name = node.output[0]
+    onnx.save(proto, tmp_path / "graph.onnx")
+    result = backend("cpu").build(tmp_path / "graph.onnx", tmp_path, msgspec.structs.replace(INT8, came_quantized=True))
+    assert result.layers == {"int8": 1, "float32": 1}
+    assert any("cpu runs 1 of 2 quantized layers in float32: last" in note for note in result.notes)
+    x = draw.standard_normal((1, 8, 8, 8)).astype(np.float32)
+    engine = backend("cpu").load(tmp_path / result.engine, threads=1)
+    # An integer next to the right one, at most, of the first convolution's output.
+    np.testing.assert_allclose(engine.run({"x": x})["y"], run_unfused(tmp_path / "graph.onnx", {"x": x})[0], atol=0.2)
+
+
+def test_a_file_whose_quantized_layers_all_run_in_float_is_an_fp32_engine(tmp_path: Path) -> None:
+    graph = save(conv_graph(quantized=True, quantized_output=False), tmp_path)
+    with pytest.raises(BuildError, match="cpu runs 1 of 1 quantized layers in float32") as error:
+        backend("cpu").build(graph, tmp_path, msgspec.structs.replace(INT8, came_quantized=True))
+    assert "precision='fp32'" in error.value.hint
+
+
 BETWEEN = """<ir_version: 10, opset_import: ["" : 18]>
 g (float[1, 8, 8, 8] x) => (float[1, 8, 8, 8] y) {
     xq = QuantizeLinear (x, s, z)  xd = DequantizeLinear (xq, s, z)  w = DequantizeLinear (wq, ws, wz)

@@ -109,13 +109,15 @@ class OnnxRuntime:
         if lowers and lower_after(built, opt_counts):
             _save(built, folder / ENGINE)
         layers = _layers(built)
-        assert_precision(self.name, options.precision, quantized, layers)
+        others = assert_precision(
+            self.name, options.precision, quantized, layers, came_quantized=options.came_quantized
+        )
         return BuildResult(
             engine=ENGINE,
             files=tuple(name for name in (ENGINE, WEIGHTS) if (folder / name).exists()),
             layers=layer_counts(layers),
             backend_version=self.version(),
-            notes=notes,
+            notes=(*notes, *others),
         )
 
     def load(self, engine: Path, *, threads: int = 0) -> Session:

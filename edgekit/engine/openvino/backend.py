@@ -120,13 +120,19 @@ class OpenVino:
             except RuntimeError as e:
                 raise BuildError(f"OpenVINO failed to build {graph.name}: {_words(e)}") from e
         _require_shapes(model, compiled)
-        assert_precision(self.name, options.precision, quantized, layers)
+        others = assert_precision(
+            self.name, options.precision, quantized, layers, came_quantized=options.came_quantized
+        )
         return BuildResult(
             engine=ENGINE,
             files=(ENGINE, WEIGHTS),
             layers=layer_counts(layers),
             backend_version=self.version(),
-            notes=(*_narrowing_notes(narrowed), *_attention_notes(attentions, layers, _integer_kernels(executed))),
+            notes=(
+                *others,
+                *_narrowing_notes(narrowed),
+                *_attention_notes(attentions, layers, _integer_kernels(executed)),
+            ),
         )
 
     def load(self, engine: Path, *, threads: int = 0) -> Request:

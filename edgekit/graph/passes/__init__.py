@@ -8,6 +8,7 @@ from edgekit.errors import GraphError
 from edgekit.graph.bodies import Body, changed_bodies
 from edgekit.graph.passes.add_window_masks import AddWindowMasks
 from edgekit.graph.passes.column_of_vector import ColumnOfVector
+from edgekit.graph.passes.explicit_same_pads import ExplicitSamePads
 from edgekit.graph.passes.fold_affine import FoldAffine
 from edgekit.graph.passes.fold_constants import FoldConstants
 from edgekit.graph.passes.fold_focus import FoldFocus
@@ -38,6 +39,7 @@ from edgekit.graph.passes.widen_floats import WidenFloats, is_widened, source_ty
 __all__ = [
     "AddWindowMasks",
     "ColumnOfVector",
+    "ExplicitSamePads",
     "FoldAffine",
     "FoldConstants",
     "FoldFocus",

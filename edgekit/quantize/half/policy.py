@@ -18,6 +18,7 @@ Range = tuple[float, float]
 SUMS = "it sums many values"
 SQUARES = "it sums squares"
 OPERATORS = {
+    "BitCast": "it reads the bits of its input",
     "Cos": "it reduces an angle modulo a full turn",
     "CumSum": SUMS,
     "Exp": "it amplifies errors",

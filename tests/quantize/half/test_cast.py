@@ -425,3 +425,13 @@ def test_any_graph_stays_valid_and_nothing_in_it_overflows(
     graph = half_from_graph(graph, precision, calibrated(graph, feeds).ranges).graph
     require_valid(graph)
     assert np.isfinite(Evaluator(rounding_graph(graph), threads=1).run(feeds[0])["y"]).all()
+
+
+def test_bits_are_read_from_float32(calibrated, feeds_for):
+    text = """<ir_version: 11, opset_import: ["" : 26]>
+    g (float[2, 4] x) => (int32[2, 4] y) { r = Relu (x)  y = BitCast <to = 6> (r) }"""
+    graph = ir.from_proto(onnx.parser.parse_model(text))
+    done = half_from_graph(graph, FP16, calibrated(graph, feeds_for(graph, 2)).ranges)
+    require_valid(done.graph)
+    x = np.asarray([[0.5, 1, 2, 3], [4, 0, 0.25, 8]], np.float32)
+    np.testing.assert_array_equal(Evaluator(done.graph).run({"x": x})["y"], x.view(np.int32))
