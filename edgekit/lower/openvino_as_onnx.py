@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgekit.lower.clip_before_quantizer import ClipBeforeQuantizer
 from edgekit.lower.compare_as_less import CompareAsLess, CompareWithZero
 from edgekit.lower.cut_gathered_elements import CutGatheredElements
 from edgekit.lower.dft_over_first_axis import DftOverFirstAxis
@@ -13,6 +14,7 @@ from edgekit.lower.gather_one_after_product import GatherOneAfterProduct
 from edgekit.lower.keep_infinity import KeepInfinity
 from edgekit.lower.power_as_product import PowerAsProduct
 from edgekit.lower.propagate_nan import PropagateNan
+from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
 from edgekit.lower.quantize_before_max import QuantizeBeforeMax
 from edgekit.lower.range_of_nothing import RangeOfNothing
 from edgekit.lower.reduce_of_no_axes import ReduceOfNoAxes
@@ -45,4 +47,17 @@ def compute_as_onnx(model: ir.Model) -> bool:
     comparisons = [CompareAsLess("Greater"), CompareAsLess("GreaterOrEqual"), CompareWithZero()]
     extrema = map(KeepInfinity, ("ReduceMax", "ReduceMin"))
     unusual = [*comparisons, *map(PropagateNan, ("Max", "Min", "Clip", "Relu")), *extrema]
-    return lower(model, [*pools, ResizeAsProduct(), *largest, *norms, *others, *integers, *unusual])
+    return lower(
+        model,
+        [
+            QLinearAsQdq(),
+            ClipBeforeQuantizer(),
+            *pools,
+            ResizeAsProduct(),
+            *largest,
+            *norms,
+            *others,
+            *integers,
+            *unusual,
+        ],
+    )

@@ -28,6 +28,7 @@ from edgekit.graph.file import input_specs, output_specs, save_graph
 from edgekit.graph.passes import InferShapes
 from edgekit.lower.attention_as_operator import AttentionAsOperator
 from edgekit.lower.attention_as_plugin import AttentionAsPlugin
+from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
 from edgekit.lower.replace_attention import ReplaceAttention
 from edgekit.lower.rewriting import lower
 from edgekit.measure.compare import BuiltEngine
@@ -84,8 +85,16 @@ def compile_engine(
     info = None
     if table is not None:
         info = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
-    graph = _with_attention(typed.graph, config.target, progress)
+    graph = _with_attention(_with_qdq(typed.graph, config.target), config.target, progress)
     return _compiled_graph(folder, graph, model, info, config, progress)
+
+
+def _with_qdq(graph: ir.Model, target: TargetConfig) -> ir.Model:
+    """Returns the graph with Q/DQ pairs in place of ONNX Runtime's integer operators, which TensorRT does not have."""
+    if not backend(target.target).on_gpu:
+        return graph
+    replaced = graph.clone(deep_copy=False)
+    return replaced if lower(replaced, [QLinearAsQdq()]) else graph
 
 
 def _with_attention(graph: ir.Model, target: TargetConfig, progress: Progress) -> ir.Model:
