@@ -24,7 +24,7 @@ from edgekit.graph.load.printable_names import with_escaped_names
 from edgekit.graph.load.structure import structure_from_file
 from edgekit.graph.load.walk import nodes_of
 from edgekit.graph.opset import has_operators_without_kernels, lower_opset
-from edgekit.graph.passes import ExplicitSamePads, InferShapes, widened
+from edgekit.graph.passes import ExplicitSamePads, InferShapes, PositiveAxes, widened
 from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
 from edgekit.storage import path_for_library
@@ -104,13 +104,13 @@ class OnnxOriginal:
 
     def _graph(self) -> ir.Model:
         graph = with_escaped_names(ir.load(self._path))
-        if self._is_mixed or self._has_same_pads:
+        if self._is_mixed or self._is_exceptional:
             graph = inlined(graph)
         graph = widened(graph) if self._widen else graph
         if self._is_newer:
             lower_opset(graph.graph)
-        if self._has_same_pads:
-            ir.passes.Sequential(InferShapes(), ExplicitSamePads())(graph)
+        if self._is_exceptional:
+            ir.passes.Sequential(InferShapes(), ExplicitSamePads(), PositiveAxes())(graph)
         return graph
 
     @cached_property
@@ -130,13 +130,13 @@ class OnnxOriginal:
         return has_operators_without_kernels(operators, max(versions, default=1))
 
     @cached_property
-    def _has_same_pads(self) -> bool:
-        """Whether it has convolutions that ONNX Runtime runs only with pads as numbers."""
-        return any(map(_has_same_pads, nodes_of(self._structure)))
+    def _is_exceptional(self) -> bool:
+        """Whether ONNX Runtime refuses a node, or computes it otherwise than ONNX, in the form that the file has."""
+        return any(_has_same_pads(node) or _has_negative_axes(node) for node in nodes_of(self._structure))
 
     def _loaded(self) -> Run:
         try:
-            if self._widen or self._is_mixed or self._is_newer or self._has_same_pads:
+            if self._widen or self._is_mixed or self._is_newer or self._is_exceptional:
                 graph = self._graph()
                 require_explicit_pads(graph)
                 return Evaluator(graph, threads=cpu().compute_threads).run
@@ -178,3 +178,11 @@ def _has_same_pads(node: onnx.NodeProto) -> bool:
     if "Conv" not in node.op_type or not {"auto_pad", "dilations"} <= given.keys():
         return False
     return given["auto_pad"].s.startswith(b"SAME") and any(dilation != 1 for dilation in given["dilations"].ints)
+
+
+def _has_negative_axes(node: onnx.NodeProto) -> bool:
+    """Whether it is a Resize with negative axes that keeps the aspect ratio; see `PositiveAxes`."""
+    given = {attribute.name: attribute for attribute in node.attribute}
+    if node.op_type != "Resize" or not {"axes", "keep_aspect_ratio_policy"} <= given.keys():
+        return False
+    return given["keep_aspect_ratio_policy"].s != b"stretch" and any(axis < 0 for axis in given["axes"].ints)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import msgspec
 import numpy as np
+import onnx
+import onnx_ir as ir
 import pytest
 import torch
 
@@ -9,7 +11,7 @@ from edgekit.device.cpu import cpu
 from edgekit.engine.backend import backend
 from edgekit.errors import GraphError, UsageError
 from edgekit.graph.export.module import graph_from_module
-from edgekit.graph.passes import optimize
+from edgekit.graph.passes import InferShapes, optimize
 from edgekit.quantize.calibrate.collect import CalibrationTable, observed_tensors
 from edgekit.quantize.head_layers import head_layers
 from edgekit.quantize.plan import FASTER_IN_FLOAT, NEEDS_ZERO_POINT, QuantPolicy, plan_from_graph, range_source
@@ -367,3 +369,12 @@ def test_a_matrix_product_before_an_average_of_pads_stays_in_float(graph_of, wei
     graph = graph_of(text, w=weights(4, 3), b=weights(3, 1).ravel())
     assert bool(planned(graph, OPENVINO)[2]) == kept
     assert not planned(graph, CPU)[2]
+
+
+def test_a_sequence_of_tensors_has_no_range() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 20]>
+    g (float[2, 8] x) => (float[2, m] y) <int64[2] sizes = {3, 5}, int64 first = {0}> {
+        a = Exp (x)  parts = SplitToSequence <axis = 1> (a, sizes)  p = SequenceAt (parts, first)  y = Neg (p) }"""
+    graph = ir.from_proto(onnx.parser.parse_model(text))
+    InferShapes()(graph)
+    assert {value.name for value in observed_tensors(graph)} == {"x", "a", "p", "y"}

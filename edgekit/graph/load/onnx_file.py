@@ -33,6 +33,7 @@ from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
 from edgekit.graph.passes.infer_shapes import InferShapes
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
+from edgekit.graph.passes.positive_axes import PositiveAxes
 from edgekit.graph.passes.widen_floats import WidenFloats
 
 __all__ = ["graph_from_onnx"]
@@ -50,6 +51,8 @@ _NO_REAL_NUMBERS = {
     onnx.TensorProto.COMPLEX64: "complex numbers",
     onnx.TensorProto.COMPLEX128: "complex numbers",
 }
+_UNREADABLE = (ir.serde.SerdeError, ValueError, OSError)
+"""What `ir.from_proto` and reading weights raise: the first for any message that contradicts itself."""
 _NAMELESS = frozenset({None, "", "?", "-1", "None"})
 """Names that exporters (Paddle, Keras) give to unknown dimensions; two of these dimensions need not be equal."""
 _OTHER_FORMATS = (
@@ -103,41 +106,56 @@ def graph_from_onnx(path: Path) -> ir.Model:
         _require_tensor_inputs(model, path)
         _require_tensor_outputs(model, path)
         replace_deprecated(model)
+        _use_types_of_inputs(model)
     except TypeError as e:  # protobuf returns a string that is not UTF-8 as bytes
         raise GraphError(f"{path}: not a valid graph: a name in it is not text") from e
     _require_valid(model, payloads, path)
     try:
         graph = ir.from_proto(model)
         _own_weights(graph, path, payloads)
-    except Exception as e:
+    except _UNREADABLE as e:
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
     del model
+    graph = _without_functions(graph, path)
     try:
         return _in_our_form(graph, path)
     except EdgeKitError:
         raise
-    except Exception as e:  # onnx's checker looks at each node alone: one that contradicts its inputs is found here
-        raise GraphError(
-            f"{path}: not a valid graph: {_first_line(e)}",
-            hint="if ONNX Runtime runs the file, please report it, together with the file",
-        ) from e
+    except Exception as e:
+        # onnx's checker looks at each node alone: one that contradicts its inputs may fail here. All else is a bug.
+        reason = _contradiction(path)
+        if reason is None:
+            raise
+        raise GraphError(f"{path}: not a valid graph: {reason}") from e
 
 
 def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
     try:
-        return ir.to_proto(inlined(ir.from_proto(model)))
-    except EdgeKitError:
-        raise
-    except Exception as e:  # onnx's checker has not seen it yet
+        graph = ir.from_proto(model)
+    except _UNREADABLE as e:  # onnx's checker has not seen it yet
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
+    return ir.to_proto(inlined(graph))
 
 
-def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
-    """Changes a valid graph as `graph_from_onnx` describes."""
+def _contradiction(path: Path) -> str | None:
+    """Returns why the types and shapes of a file contradict each other, as ONNX infers them; None if they do not."""
+    try:
+        onnx.shape_inference.infer_shapes(structure_from_file(path)[0], check_type=True, strict_mode=True)
+    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as e:
+        return _first_line(e)
+    return None
+
+
+def _without_functions(graph: ir.Model, path: Path) -> ir.Model:
     ir.external_data.set_base_dir(graph.graph, path.parent.resolve())
     _read_small_data(graph)
     graph = inlined(graph)
     require_possible_attributes(graph, path)
+    return graph
+
+
+def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
+    """Changes a valid graph without functions as `graph_from_onnx` describes."""
     RemoveInitializersFromInputsPass()(graph)
     _name_dimensions(graph)
     WidenFloats()(graph)
@@ -147,7 +165,7 @@ def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
     # One by one: a sequence of passes would hide the error that one raises.
-    changes = [each(graph).modified for each in (DequantizeWeights(), DecomposeContrib())]
+    changes = [each(graph).modified for each in (PositiveAxes(), DequantizeWeights(), DecomposeContrib())]
     if any(changes):
         InferShapes()(graph)
     return graph
@@ -221,7 +239,7 @@ def _require_valid(model: onnx.ModelProto, payloads: Mapping[str, Payload], path
     try:
         with _with_output_shapes(model), _with_empty_weights(model, payloads):
             onnx.checker.check_model(model)
-    except Exception as e:
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as e:
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
 
 
@@ -316,6 +334,14 @@ def _require_tensor_outputs(model: onnx.ModelProto, path: Path) -> None:
             f"{path}: output '{value.name}'{by}: expected a tensor of numbers, got {got}",
             hint="cut the graph before it: onnx.utils.extract_model(FILE, NEW_FILE, INPUT_NAMES, OUTPUT_NAMES)",
         )
+
+
+def _use_types_of_inputs(model: onnx.ModelProto) -> None:
+    """Gives an output that is an input the input's type: as one value, it would have the output's, without a shape."""
+    types = {value.name: value.type for value in model.graph.input}
+    for output in model.graph.output:
+        if output.name in types:
+            output.type.CopyFrom(types[output.name])
 
 
 def _own_weights(graph: ir.Model, path: Path, payloads: Mapping[str, Payload]) -> None:

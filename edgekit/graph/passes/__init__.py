@@ -24,6 +24,7 @@ from edgekit.graph.passes.move_nan_guard import MoveNanGuard
 from edgekit.graph.passes.move_transposes import MoveTransposes
 from edgekit.graph.passes.name_nodes import NameNodes
 from edgekit.graph.passes.pool_globally import PoolGlobally
+from edgekit.graph.passes.positive_axes import PositiveAxes
 from edgekit.graph.passes.read_invariants import ReadInvariants
 from edgekit.graph.passes.recognize_gelu import RecognizeGelu
 from edgekit.graph.passes.recognize_hard_swish import RecognizeHardSwish
@@ -56,6 +57,7 @@ __all__ = [
     "NameNodes",
     "PoolGlobally",
     "ReadInvariants",
+    "PositiveAxes",
     "RecognizeGelu",
     "RecognizeHardSwish",
     "RecognizeLayerNorm",

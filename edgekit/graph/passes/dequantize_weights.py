@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.errors import GraphError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.operators import uses_quantized_values
 from edgekit.graph.passes.remove_dead import RemoveDead
@@ -36,7 +37,7 @@ class DequantizeWeights(ir.passes.InPlacePass):
         has the number of weights (`weights_note`).
 
     Raises:
-        GraphError: ONNX Runtime cannot compute the weights.
+        GraphError: ONNX Runtime cannot compute the weights, or they contradict the attributes of their node.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -121,7 +122,7 @@ def _replace_product(node: ir.Node) -> None:
     """Replaces ``MatMulNBits`` by MatMul and Add."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
-    weight = _weight(graph, f"{node.outputs[0].name}.weight", _weights(node))
+    weight = _weight(graph, f"{node.outputs[0].name}.weight", _fitting_weights(node))
     nodes = [ir.node("MatMul", [node.inputs[0], weight], name=node.name)]
     bias = node.inputs[5] if len(node.inputs) > 5 else None
     if bias is not None:
@@ -133,6 +134,18 @@ def _replace_product(node: ir.Node) -> None:
     old.replace_all_uses_with(new, replace_graph_outputs=True)
     old.name, new.name = None, old.name
     graph.remove(node, safe=True)
+
+
+def _fitting_weights(node: ir.Node) -> np.ndarray:
+    try:
+        return _weights(node)
+    except ValueError as e:
+        sizes = ", ".join(f"{name}={node.attributes.get_int(name, 0)}" for name in ("N", "K", "bits", "block_size"))
+        raise GraphError(
+            f"node '{node.name or node.outputs[0].name}': expected weights, scales and zero points of a "
+            f"MatMulNBits with {sizes}, got others: {e}",
+            hint="export the model again",
+        ) from e
 
 
 def _weights(node: ir.Node) -> np.ndarray:

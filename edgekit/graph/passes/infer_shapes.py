@@ -87,8 +87,7 @@ def _infer(model: ir.Model, content: bytes, *, propagates: bool) -> bool:
     except Exception as e:
         raise GraphError(f"the shapes of graph '{model.graph.name}' contradict each other: {e}") from e
     # Only the types are read: to make the whole model an `ir.Model` again would take most of the time.
-    found = dict(_types(inferred.graph))
-    return any([_update(value, found.get(value.name or "")) for value in _values(model)])
+    return any([_update(value, found) for value, found in _inferred_types(model.graph, inferred.graph)])
 
 
 def _has_long_vector(model: ir.Model) -> bool:
@@ -131,26 +130,27 @@ def _length(node: ir.Node) -> float:
     return math.prod(size for size in sizes or (0,) if isinstance(size, (int, float)))
 
 
-def _values(model: ir.Model) -> Iterator[ir.Value]:
-    """Yields the node outputs of the graph and its subgraphs."""
-    for node in model.graph.all_nodes():
-        yield from node.outputs
+def _inferred_types(graph: ir.Graph, inferred: onnx.GraphProto) -> Iterator[tuple[ir.Value, onnx.TypeProto]]:
+    """Yields the node outputs of a graph and its subgraphs with their types in the same graph after inference.
+
+    Two branches of an If may have values of one name: names are looked up graph by graph.
+    """
+    types = {value.name: value.type for value in (*inferred.value_info, *inferred.output)}
+    for node, same in zip(graph, inferred.node, strict=True):
+        for value in node.outputs:
+            if value.name in types:
+                yield value, types[value.name]
+        given = {attribute.name: attribute for attribute in same.attribute}
+        for attribute in node.attributes.values():
+            if attribute.type == ir.AttributeType.GRAPH:
+                yield from _inferred_types(attribute.as_graph(), given[attribute.name].g)
+            elif attribute.type == ir.AttributeType.GRAPHS:
+                for each, inner in zip(attribute.as_graphs(), given[attribute.name].graphs, strict=True):
+                    yield from _inferred_types(each, inner)
 
 
-def _types(graph: onnx.GraphProto) -> Iterator[tuple[str, onnx.TypeProto]]:
-    """Yields names and types of the values of a graph and its subgraphs."""
-    for value in (*graph.value_info, *graph.output):
-        yield value.name, value.type
-    for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _types(inner)
-
-
-def _update(value: ir.Value, found: onnx.TypeProto | None) -> bool:
+def _update(value: ir.Value, found: onnx.TypeProto) -> bool:
     """Sets the type and the shape of a value, if they were inferred; returns whether they are other than before."""
-    if found is None:
-        return False
     modified = False
     type_ = ir.serde.deserialize_type_proto_for_type(found)
     if type_ is not None and type_ != value.type:

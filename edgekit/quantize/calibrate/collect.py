@@ -217,6 +217,10 @@ def _hint_of_nan(input_id: str) -> str:
     )
 
 
+_FLOATS = ir.TensorType(ir.DataType.FLOAT)
+"""A sequence of float tensors has this element type too, and no range."""
+
+
 def observed_tensors(graph: ir.Model) -> list[ir.Value]:
     """Returns the activations whose ranges a target may need: graph inputs, and outputs of operators that compute.
 
@@ -228,7 +232,7 @@ def observed_tensors(graph: ir.Model) -> list[ir.Value]:
         for node in graph.graph
         if not selects(node)
         for output in node.outputs
-        if output.name and output.dtype == ir.DataType.FLOAT and values_are_read(output)
+        if output.name and output.type == _FLOATS and values_are_read(output)
     ]
     parts = [value for value in attention_parts(graph) if value.dtype == ir.DataType.FLOAT]
     return [value for value in graph.graph.inputs if value.dtype == ir.DataType.FLOAT] + made + parts

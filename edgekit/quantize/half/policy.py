@@ -120,14 +120,13 @@ class PrecisionPolicy:
         return None
 
     def _of_constant(self, node: ir.Node, value: ir.Value) -> str | None:
-        index = node.inputs.index(value)
         array = _finite(value)
         size = float(np.abs(array).max(initial=0.0))
         if size > self._half.largest:
             return f"its constant '{value.name}' reaches {size:.2g}"
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             return self._of_scale(value, array, size)
-        if node.op_type in PRODUCTS and index == 2:
+        if node.op_type in PRODUCTS and value in node.inputs[2:]:
             return None  # a bias of small values hardly matters
         if 0 < size < self._half.smallest_normal or lost_in_half(value, self._half) > MAX_LOSS_STEPS * self._half.step:
             return f"its constant '{value.name}' reaches no more than {size:.2g}"

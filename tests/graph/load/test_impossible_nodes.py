@@ -46,7 +46,7 @@ def test_a_node_that_its_operator_does_not_allow_is_named(
 def test_weights_that_contradict_the_attributes_are_refused(tmp_path: Path) -> None:
     attributes = {"N": 7, "K": 8, "bits": 4, "block_size": 16}
     node = helper.make_node("MatMulNBits", ["x", "w", "s"], ["y"], domain="com.microsoft", **attributes)
-    with pytest.raises(GraphError, match=r"m.onnx: not a valid graph: .*reshape"):
+    with pytest.raises(GraphError, match=r"node 'y': expected weights.* of a MatMulNBits with N=7, K=8.*reshape"):
         graph_from_onnx(saved(tmp_path, [node], w=np.zeros((8, 1, 8), np.uint8), s=np.ones(8, np.float32)))
 
 
@@ -126,3 +126,17 @@ def test_shapes_are_inferred_behind_an_eye_like_a_typed_value(tmp_path: Path) ->
     nodes.append(helper.make_node("Add", ["m", "x"], ["y"]))
     graph = graph_from_onnx(saved(tmp_path, nodes))
     assert [list(node.outputs[0].shape.numpy()) for node in graph.graph] == [[1, 8]] * 3
+
+
+def test_a_fault_of_a_pass_is_not_taken_for_a_fault_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(graph: object) -> None:
+        raise AttributeError("a bug")
+
+    monkeypatch.setattr("edgekit.graph.load.onnx_file._name_dimensions", fail)
+    with pytest.raises(AttributeError, match="a bug"):
+        graph_from_onnx(saved(tmp_path, [helper.make_node("Neg", ["x"], ["y"])]))
+    contradicting = [helper.make_node("Concat", ["x", "w"], ["y"], axis=0)]
+    with pytest.raises(GraphError, match="m.onnx: not a valid graph: .*Concat"):
+        graph_from_onnx(saved(tmp_path, contradicting, w=np.zeros((2, 2, 2), np.float32)))

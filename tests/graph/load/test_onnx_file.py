@@ -291,6 +291,15 @@ def test_inputs_of_no_real_numbers_are_refused_with_a_way_on(tmp_path, kind, wor
     assert "extract_model" in e.value.hint
 
 
+def test_an_output_that_is_an_input_has_the_type_and_shape_of_the_input(tmp_path):
+    model = small_model()
+    model.graph.output.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, None))
+    graph = graph_from_onnx(written(tmp_path, model))
+    assert [spec.shape for spec in output_specs(graph)] == [(1, 4, 1, 1), (1, 3, 8, 8)]
+    x = np.random.default_rng(0).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_array_equal(Evaluator(optimize(graph)).run({"x": x})["x"], x)
+
+
 def test_weights_of_ir_version_3_need_not_be_inputs(tmp_path):
     model = small_model(opset=7)
     model.ir_version = 3

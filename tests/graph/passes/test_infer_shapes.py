@@ -13,6 +13,7 @@ from onnx.backend.test.case.node import collect_testcases
 
 from edgekit.errors import GraphError
 from edgekit.graph.load.onnx_file import graph_from_onnx
+from edgekit.graph.passes.infer_shapes import InferShapes
 
 
 @pytest.mark.parametrize("operator", ["Concat", "Sum", "Max"])
@@ -69,3 +70,19 @@ def test_shapes_of_onnx_s_own_cases_are_those_of_their_outputs(tmp_path: Path) -
             wrong.append(case.name)
     assert not wrong
     assert compared > 100
+
+
+def test_two_branches_may_have_values_of_one_name_and_other_shapes() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 20]>
+    g (float[2, 3] x, bool c) => (float[n, m] y) {
+        y = If (c) <
+            then_branch = a () => (float[p, q] t) { t = Concat <axis = 0> (x, x) },
+            else_branch = b () => (float[r, s] e) { t = Concat <axis = 1> (x, x)  e = Neg (t) }
+        > }"""
+    graph = ir.from_proto(onnx.parser.parse_model(text))
+    for value in (output for node in graph.graph.all_nodes() for output in node.outputs):
+        value.shape = None
+    InferShapes()(graph)
+    branches = graph.graph[0].attributes
+    shapes = {name: [list(node.outputs[0].shape) for node in branches[name].as_graph()] for name in branches}
+    assert shapes == {"then_branch": [[4, 3]], "else_branch": [[2, 6], [2, 6]]}

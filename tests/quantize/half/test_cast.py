@@ -435,3 +435,13 @@ def test_bits_are_read_from_float32(calibrated, feeds_for):
     require_valid(done.graph)
     x = np.asarray([[0.5, 1, 2, 3], [4, 0, 0.25, 8]], np.float32)
     np.testing.assert_array_equal(Evaluator(done.graph).run({"x": x})["y"], x.view(np.int32))
+
+
+def test_an_output_may_be_a_constant(calibrated, feeds_for):
+    text = """<ir_version: 9, opset_import: ["" : 20]>
+    g (float[2, 4] x) => (float[2, 4] y, float[2] k) { y = Relu (x)  k = Constant <value_floats = [1.0, 2.0]> () }"""
+    graph = optimize(ir.from_proto(onnx.parser.parse_model(text)))
+    done = half_from_graph(graph, FP16, calibrated(graph, feeds_for(graph, 2)).ranges)
+    require_valid(done.graph)
+    outputs = Evaluator(rounding_graph(done.graph)).run({"x": np.ones((2, 4), np.float32)})
+    np.testing.assert_array_equal(outputs["k"], [1, 2])
