@@ -28,9 +28,9 @@ from edgekit.graph.file import input_specs, output_specs, save_graph
 from edgekit.graph.passes import InferShapes
 from edgekit.lower.attention_as_operator import AttentionAsOperator
 from edgekit.lower.attention_as_plugin import AttentionAsPlugin
-from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
 from edgekit.lower.replace_attention import ReplaceAttention
 from edgekit.lower.rewriting import lower
+from edgekit.lower.tensorrt_operators import use_tensorrt_operators
 from edgekit.measure.compare import BuiltEngine
 from edgekit.option import given_values
 from edgekit.pipeline.calibrate import Calibration
@@ -85,16 +85,16 @@ def compile_engine(
     info = None
     if table is not None:
         info = CalibrationInfo(set=table.set, method=table.method, images=table.images, skipped=len(table.skipped))
-    graph = _with_attention(_with_qdq(typed.graph, config.target), config.target, progress)
+    graph = _with_attention(_for_gpu(typed.graph, config.target), config.target, progress)
     return _compiled_graph(folder, graph, model, info, config, progress)
 
 
-def _with_qdq(graph: ir.Model, target: TargetConfig) -> ir.Model:
-    """Returns the graph with Q/DQ pairs in place of ONNX Runtime's integer operators, which TensorRT does not have."""
+def _for_gpu(graph: ir.Model, target: TargetConfig) -> ir.Model:
+    """Returns the graph with other operators in place of those that TensorRT does not have, or fails to build."""
     if not backend(target.target).on_gpu:
         return graph
     replaced = graph.clone(deep_copy=False)
-    return replaced if lower(replaced, [QLinearAsQdq()]) else graph
+    return replaced if use_tensorrt_operators(replaced) else graph
 
 
 def _with_attention(graph: ir.Model, target: TargetConfig, progress: Progress) -> ir.Model:

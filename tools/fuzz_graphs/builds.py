@@ -19,6 +19,7 @@ from edgekit.errors import EdgeKitError, GraphError
 from edgekit.graph.file import is_quantized, save_graph
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import optimize, widened
+from edgekit.lower.tensorrt_operators import use_tensorrt_operators
 from edgekit.quantize.calibrate.collect import (
     CalibrationTable,
     channels_from_statistics,
@@ -117,8 +118,11 @@ def _findings_of(case: Case, graph: ir.Model, target: str, place: Path, expected
         if typed is None:
             return [Finding(target, "error", "ONNX Runtime does not run the quantized graph")]
         limits = {key: min(_db(expected, typed, key), ROUGH_DB) - INT8_LOSS_DB for key in expected[0]}
-    save_graph(graph, place / "graph.onnx")
     engine = backend(name)
+    if engine.on_gpu:
+        graph = graph.clone(deep_copy=False)
+        use_tensorrt_operators(graph)
+    save_graph(graph, place / "graph.onnx")
     options = BuildOptions(precision=Precision(precision), threads=1, shapes=_ranges(case))
     with _silence():
         result = engine.build(place / "graph.onnx", place, options)
