@@ -24,6 +24,7 @@ from edgekit.cli.options.hinted import HintedError
 from edgekit.cli.streams import discard_output, escape_what_streams_lack, output_failure, watch_streams
 from edgekit.cli.terminal import SETTINGS, color, echo
 from edgekit.errors import EdgeKitError, UsageError
+from edgekit.interrupts import runs_end_on_interrupt
 
 __all__ = ["cli", "main"]
 
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    with _SeenInterrupts() as interrupts:
+    with _SeenInterrupts() as interrupts, runs_end_on_interrupt():
         try:
             result = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False, color=color())
             sys.stdout.flush()

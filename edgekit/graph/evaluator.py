@@ -17,6 +17,7 @@ from edgekit.graph.convolutions_in_file import MAX_BLOCKED
 from edgekit.graph.external_weights import WEIGHTS, external_weights
 from edgekit.graph.memory import require_fitting_memory
 from edgekit.graph.operators import needs_its_layout
+from edgekit.interrupts import run_options
 from edgekit.scratch import scratch_folder
 from edgekit.telemetry import import_onnxruntime
 
@@ -101,7 +102,7 @@ class Evaluator:
             GraphError: a node failed; names it.
         """
         try:
-            results = self._session.run(list(self.outputs), feeds)
+            results = self._session.run(list(self.outputs), feeds, run_options())
         except Exception as e:
             raise GraphError(f"{_RUNTIME} cannot run the graph: {error_of_runtime(e)}") from e
         return dict(zip(self.outputs, results, strict=True))

@@ -27,6 +27,7 @@ from edgekit.graph.opset import has_operators_without_kernels, lower_opset
 from edgekit.graph.passes import ExplicitSamePads, InferShapes, PositiveAxes, widened
 from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
+from edgekit.interrupts import run_options
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_onnxruntime
 from edgekit.text import one_line
@@ -155,7 +156,7 @@ class OnnxOriginal:
 
         def run(feed: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             given = {inputs.get(name, name): array for name, array in feed.items()}
-            return dict(zip(shown, session.run(names, given), strict=True))
+            return dict(zip(shown, session.run(names, given, run_options()), strict=True))
 
         return run
 

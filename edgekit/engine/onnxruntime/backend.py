@@ -21,6 +21,7 @@ from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
+from edgekit.interrupts import run_options
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_onnxruntime
@@ -174,7 +175,7 @@ class Session(BaseEngine):
     notes: Sequence[str] = ()
 
     def __init__(self, ort: Any, engine: Path, load: Callable[[str, bool], onnxruntime.InferenceSession]) -> None:
-        self._failures = _failures(ort)
+        self._failures, self._options = _failures(ort), run_options()
         self._engine, self._load = engine, load
         self._spinning = True
         self._session: onnxruntime.InferenceSession = load("", True)
@@ -205,7 +206,7 @@ class Session(BaseEngine):
     ) -> dict[str, np.ndarray]:
         try:
             # I/O binding was measured and is not faster: copying outputs takes little time.
-            return dict(zip(self._names, session.run(self._names, feeds), strict=True))
+            return dict(zip(self._names, session.run(self._names, feeds, self._options), strict=True))
         except self._failures as e:
             raise RunError(f"ONNX Runtime failed while running: {_words(e)}") from e
 
