@@ -34,6 +34,7 @@ __all__ = [
     "YoloX",
     "box_outputs",
     "outputs_of",
+    "DETECTOR_TASKS",
     "task_of_head",
     "with_multi_label",
     "YoloHead",
@@ -333,6 +334,10 @@ def outputs_of(head: Head) -> tuple[str, ...]:
     """Returns the names of all outputs that a head reads."""
     own = box_outputs(head)
     return (*own, head.masks) if isinstance(head, _Row) and head.masks else own
+
+
+DETECTOR_TASKS = ("detect", "segment", "pose", "obb")
+"""Tasks whose models have a head."""
 
 
 def task_of_head(head: Head) -> Literal["detect", "segment", "pose", "obb"]:

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from edgekit.errors import EdgeKitError, RecipeError, UsageError, nearest
-from edgekit.recipe.heads import CellHeads, Head, outputs_of, task_of_head
+from edgekit.recipe.heads import DETECTOR_TASKS, CellHeads, Head, outputs_of, task_of_head
 from edgekit.recipe.messages import expect, recipe_error, toml_error
 from edgekit.recipe.toml_data import decoded_toml
 
@@ -302,7 +302,7 @@ class Recipe(_Table, frozen=True, kw_only=True):
             _check_image(self.inputs[0], self.preprocess)
         if self.task in ("classify", "regress", "translate"):
             expect(len(self.outputs) == 1, "outputs", f"one, since task is '{self.task}'", list(self.outputs))
-        if self.task in ("detect", "segment", "pose", "obb"):
+        if self.task in DETECTOR_TASKS:
             expect(self.preprocess is not None, "preprocess", f"a table, since task is '{self.task}'", None)
             expect(self.postprocess is not None, "postprocess", f"a table, since task is '{self.task}'", None)
         if self.postprocess is not None:

@@ -264,6 +264,11 @@ def test_a_file_elsewhere_that_cannot_be_read_is_not_blamed_on_the_bundle(tmp_pa
         (lambda out: edit(out, format=FORMAT - 1), f"expected format {FORMAT}, got {FORMAT - 1}"),
         (lambda out: edit(out, format=str(FORMAT)), f"expected 'format' {FORMAT}, got {FORMAT}"),
         (lambda out: edit(out, precision="int4"), r"Invalid enum value 'int4' - at `\$.precision`"),
+        (lambda out: edit(out, task="pose"), "expected 'postprocess' with a head, since the task is 'pose', got none"),
+        (
+            lambda out: edit(out, task="classify", postprocess={"head": {"family": "yolov8", "output": "head"}}),
+            "expected the task 'detect', since the head is for it, got 'classify'",
+        ),
         (lambda out: edit(out, engine="other.json"), "does not list engine 'other.json'"),
         (lambda out: edit(out, backend="onnx"), "does not know"),
         (lambda out: edit(out, backend_version="0.0.9"), "was built with null 0.0.9, here is"),

@@ -16,6 +16,7 @@ from edgekit.device.cpu import cpu
 from edgekit.engine.bundle.reading import OpenFolder, read_whole
 from edgekit.engine.bundle.staging import interrupted_replacement
 from edgekit.errors import EngineMismatch, UsageError
+from edgekit.recipe.heads import DETECTOR_TASKS, task_of_head
 from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import Precision, ShapeRange, TensorSpec
 from edgekit.storage import sha256_of
@@ -263,9 +264,27 @@ def manifest_in(path: Path) -> Manifest:
         raise EngineMismatch(f"{file} is damaged: expected a JSON object", hint=hint)
     _check_format(file, raw.get("format"), hint)
     try:
-        return msgspec.convert(raw, Manifest)
+        manifest = msgspec.convert(raw, Manifest)
     except (msgspec.ValidationError, RecursionError) as e:
         raise EngineMismatch(f"{file} is damaged: {e}", hint=hint) from e
+    _check_task(file, manifest, hint)
+    return manifest
+
+
+def _check_task(file: Path, manifest: Manifest, hint: str) -> None:
+    """Checks that the task is one of the head: a detector may leave out what its head has beside boxes."""
+    head = None if manifest.postprocess is None else manifest.postprocess.head
+    if manifest.task in DETECTOR_TASKS and head is None:
+        raise EngineMismatch(
+            f"{file} is damaged: expected 'postprocess' with a head, since the task is '{manifest.task}', got none",
+            hint=hint,
+        )
+    if head is not None and manifest.task not in ("detect", task_of_head(head)):
+        raise EngineMismatch(
+            f"{file} is damaged: expected the task '{task_of_head(head)}', since the head is for it, got "
+            f"'{manifest.task}'",
+            hint=hint,
+        )
 
 
 def manifest_fields(path: Path) -> dict[str, Any]:
