@@ -19,6 +19,7 @@ from edgekit.lower.quantize_before_max import QuantizeBeforeMax
 from edgekit.lower.range_of_nothing import RangeOfNothing
 from edgekit.lower.reduce_of_no_axes import ReduceOfNoAxes
 from edgekit.lower.replace_hard_sigmoid import ReplaceHardSigmoid
+from edgekit.lower.require_same_results import require_same_results
 from edgekit.lower.require_small_integers import require_small_integers
 from edgekit.lower.resize_as_product import ResizeAsProduct
 from edgekit.lower.rewriting import lower
@@ -38,6 +39,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
         GraphError: names a node that cannot be replaced.
     """
     require_small_integers(model)
+    require_same_results(model)
     pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
     largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
     norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -18,11 +17,12 @@ from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.openvino.layer_timer import OpenVinoLayerTimer, original_names, text_of
 from edgekit.engine.openvino.lowering import lower_for_processor, narrow_for_processor
+from edgekit.engine.openvino.messages import compilation_error, conversion_error, words_of
 from edgekit.engine.openvino.scheme import scheme_of_processor
 from edgekit.engine.openvino.stable_top_k import sort_equal_values
 from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
-from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, GraphError, RunError
+from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, RunError
 from edgekit.extras import install_command
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 from edgekit.storage import path_for_library
@@ -43,7 +43,6 @@ ARITHMETIC = ["edgekit", "arithmetic"]
 INPUTS = ["edgekit", "inputs"]
 OUTPUTS = ["edgekit", "outputs"]
 
-NAMED_NODES = 3
 
 # Key of the names of the outputs that are channels-last in the engine, but not in the graph.
 CHANNELS_LAST = ["edgekit", "channels_last"]
@@ -102,7 +101,7 @@ class OpenVino:
             try:
                 model = ov.Core().read_model(path)
             except RuntimeError as e:
-                raise _conversion_error(source, graph, e) from e
+                raise conversion_error(source, graph, e) from e
             sort_equal_values(model)
             inputs = [value.name or "" for value in source.graph.inputs if not value.is_initializer()]
             _bound(ov, model, inputs, options)
@@ -118,7 +117,7 @@ class OpenVino:
                 executed = compiled.get_runtime_model()
                 layers = _layers(executed)
             except RuntimeError as e:
-                raise BuildError(f"OpenVINO failed to build {graph.name}: {_words(e)}") from e
+                raise compilation_error(source, graph, e) from e
         _require_shapes(model, compiled)
         others = assert_precision(
             self.name, options.precision, quantized, layers, came_quantized=options.came_quantized
@@ -142,7 +141,7 @@ class OpenVino:
             with huge_pages():
                 return Request(ov, engine, threads)
         except RuntimeError as e:
-            raise EngineMismatch(f"OpenVINO {self.version()} cannot load {engine}: {_words(e)}") from e
+            raise EngineMismatch(f"OpenVINO {self.version()} cannot load {engine}: {words_of(e)}") from e
 
 
 def _require_32_bits(name: str, array: np.ndarray) -> None:
@@ -182,7 +181,7 @@ class Request(BaseEngine):
             with huge_pages():
                 return OpenVinoLayerTimer(_compile(ov, engine, threads, counters=True).model, self._run_request)
         except RuntimeError as e:
-            raise EngineMismatch(f"OpenVINO cannot load {engine} with performance counters: {_words(e)}") from e
+            raise EngineMismatch(f"OpenVINO cannot load {engine} with performance counters: {words_of(e)}") from e
 
     def _run(self, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return self._run_request(self._request, feeds)
@@ -196,7 +195,7 @@ class Request(BaseEngine):
             # Keys of the returned dictionary are ports; looking one up by its index takes longer than a small layer.
             results = request.infer(feed, share_inputs=True).to_tuple()
         except (RuntimeError, ValueError, TypeError) as e:
-            raise RunError(f"OpenVINO failed while running: {_words(e)}") from e
+            raise RunError(f"OpenVINO failed while running: {words_of(e)}") from e
         return {
             spec.name: results[index].transpose(CHANNELS_FIRST) if index in self._turned else results[index]
             for index, spec in enumerate(self.outputs)
@@ -352,29 +351,6 @@ def _attention_notes(attentions: Sequence[set[str]], layers: Sequence[Layer], in
     on_integers = f", {whole} on integers" if whole else ""
     one_each = f"attention: {len(fused)} of {len(attentions)} run as one kernel each, which OpenVINO fuses itself"
     return (one_each + on_integers,)
-
-
-def _conversion_error(source: ir.Model, graph: Path, error: Exception) -> GraphError:
-    """Returns the error about operators that OpenVINO lacks, which names their nodes, or any other of its reader."""
-    lists = re.findall(r"(?:No conversion rule found for operations|Conversion is failed for): ([^\n]+)", str(error))
-    missing = {re.sub(r"-\d+$", "", each.strip()) for each in ",".join(lists).split(",")}
-    nodes = [
-        f"'{node.name or node.outputs[0].name}' ({operator})"
-        for node in source.graph.all_nodes()
-        if (operator := f"{node.domain}.{node.op_type}".lstrip(".")) in missing
-    ]
-    more = f" and {len(nodes) - NAMED_NODES} more" if len(nodes) > NAMED_NODES else ""
-    named = f"it does not have, or not in this form, the operator of {', '.join(nodes[:NAMED_NODES])}{more}"
-    reason = named if nodes else _words(error)
-    hint = f"build it with {argument('target', 'cpu')}"
-    return GraphError(f"OpenVINO cannot take {graph.name}: {reason}", hint=hint)
-
-
-def _words(error: Exception) -> str:
-    """Returns OpenVINO's error message without the lines that name its source files."""
-    lines = (line.strip() for line in str(error).splitlines())
-    kept = [line for line in lines if line and not line.startswith(("Exception from src", "Check '"))]
-    return " ".join(kept) or str(error).strip()
 
 
 def _spec(port: Any, name: str, order: Sequence[int] | None = None) -> TensorSpec:
