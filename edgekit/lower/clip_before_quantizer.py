@@ -32,11 +32,14 @@ class ClipBeforeQuantizer(RewritePass):
         Raises:
             GraphError: the scale is computed, or is one for each block.
         """
-        if node.outputs[0].dtype not in _WIDE:
+        point = node.inputs[2] if len(node.inputs) > 2 else None
+        # The output of ONNX Runtime's own operator of this name has no type that ONNX could infer.
+        dtype = node.outputs[0].dtype if point is None else point.dtype
+        if dtype not in _WIDE:
             raise NotApplicable("it does not quantize to 16 bits")
-        limits = np.iinfo(node.outputs[0].dtype.numpy())
+        limits = np.iinfo(dtype.numpy())
         scale = _parameter(node, 1)
-        zero = _parameter(node, 2) if len(node.inputs) > 2 and node.inputs[2] is not None else np.zeros((), np.int64)
+        zero = _parameter(node, 2) if point is not None else np.zeros((), np.int64)
         name, value = node.outputs[0].name, node.inputs[0]
         for operator, end in (("Max", limits.min), ("Min", limits.max)):
             bound = ((float(end) - zero.astype(np.float64)) * scale).astype(np.float32)

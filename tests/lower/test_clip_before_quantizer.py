@@ -15,11 +15,13 @@ from edgekit.errors import GraphError
 WEIGHT = np.random.default_rng(1).standard_normal((6, 4)).astype(np.float32)
 
 
-def saved(path: Path, scale: np.ndarray, zero: np.ndarray, *, computed: bool = False) -> Path:
+def saved(path: Path, scale: np.ndarray, zero: np.ndarray, *, computed: bool = False, domain: str = "") -> Path:
     nodes = [
         helper.make_node("Abs", ["s"], ["scale"] if computed else ["unused"]),
-        helper.make_node("QuantizeLinear", ["x", "scale" if computed else "s", "z"], ["q"], name="quantizer"),
-        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]),
+        helper.make_node(
+            "QuantizeLinear", ["x", "scale" if computed else "s", "z"], ["q"], name="quantizer", domain=domain
+        ),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], domain=domain),
         helper.make_node("MatMul", ["d", "w"], ["y"]),
     ]
     inputs = [helper.make_tensor_value_info("x", 1, [2, 3, 6])]
@@ -33,7 +35,8 @@ def saved(path: Path, scale: np.ndarray, zero: np.ndarray, *, computed: bool = F
         [helper.make_tensor_value_info("y", 1, [2, 3, 4])],
         [numpy_helper.from_array(array, name) for name, array in constants.items()],
     )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10), path)
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), path)
     return path
 
 
@@ -43,6 +46,7 @@ def build(path: Path, **options: object) -> Path:
     )
 
 
+@pytest.mark.parametrize("domain", ["", "com.microsoft"])
 @pytest.mark.parametrize(
     ("scale", "zero"),
     [
@@ -51,13 +55,13 @@ def build(path: Path, **options: object) -> Path:
         (np.asarray([1e-4, 2e-4, 4e-4], np.float32), np.asarray([0, 30000, 65535], np.uint16)),
     ],
 )
-def test_numbers_beyond_16_bits_are_limited(scale: np.ndarray, zero: np.ndarray, tmp_path: Path) -> None:
+def test_numbers_beyond_16_bits_are_limited(scale: np.ndarray, zero: np.ndarray, domain: str, tmp_path: Path) -> None:
     x = (np.random.default_rng(0).standard_normal((2, 3, 6)) * 10).astype(np.float32)
     s, z = (array.reshape(-1, 1) if array.ndim else array for array in (scale, zero.astype(np.int64)))
     limits = np.iinfo(zero.dtype)
     integers = np.clip(np.rint(x / s) + z, limits.min, limits.max)
     expected = ((integers - z) * s).astype(np.float32) @ WEIGHT
-    with edgekit.load(build(saved(tmp_path / "m.onnx", scale, zero))) as session:
+    with edgekit.load(build(saved(tmp_path / "m.onnx", scale, zero, domain=domain))) as session:
         np.testing.assert_allclose(session.run({"x": x})["y"], expected, atol=2e-3)
 
 
