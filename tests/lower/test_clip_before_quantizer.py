@@ -16,11 +16,10 @@ WEIGHT = np.random.default_rng(1).standard_normal((6, 4)).astype(np.float32)
 
 
 def saved(path: Path, scale: np.ndarray, zero: np.ndarray, *, computed: bool = False, domain: str = "") -> Path:
+    scale_name = "scale" if computed else "s"
     nodes = [
         helper.make_node("Abs", ["s"], ["scale"] if computed else ["unused"]),
-        helper.make_node(
-            "QuantizeLinear", ["x", "scale" if computed else "s", "z"], ["q"], name="quantizer", domain=domain
-        ),
+        helper.make_node("QuantizeLinear", ["x", scale_name, "z"], ["q"], name="quantizer", domain=domain),
         helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], domain=domain),
         helper.make_node("MatMul", ["d", "w"], ["y"]),
     ]

@@ -13,7 +13,7 @@ import onnx
 from edgekit.errors import GraphError
 from edgekit.telemetry import import_onnxruntime
 
-__all__ = ["RUNTIME_DOMAINS", "require_declared_arguments"]
+__all__ = ["RUNTIME_DOMAINS", "inputs_of_the_type_of", "require_declared_arguments"]
 
 RUNTIME_DOMAINS = frozenset({"com.microsoft", "com.microsoft.nchwc", "com.ms.internal.nhwc"})
 
@@ -35,6 +35,22 @@ def require_declared_arguments(nodes: Iterable[onnx.NodeProto], path: Path) -> N
         _require_count(where, "inputs", node.input, schema.min_input, schema.max_input, schema.inputs)
         _require_count(where, "outputs", node.output, schema.min_output, schema.max_output, schema.outputs)
         _require_attributes(where, node, schema)
+
+
+@functools.cache
+def inputs_of_the_type_of(domain: str, operator: str, output: int) -> tuple[int, ...]:
+    """Returns the inputs that have the element type of an output, by the declaration of one of ONNX Runtime's operators.
+
+    Args:
+        domain: one of `RUNTIME_DOMAINS`.
+        operator: its name; one that the installed ONNX Runtime does not have gives no inputs.
+        output: index of the output.
+    """
+    schema = _schemas().get((domain, operator))
+    if schema is None or output >= len(schema.outputs):
+        return ()
+    kind = schema.outputs[output].typeStr
+    return tuple(index for index, formal in enumerate(schema.inputs) if formal.typeStr == kind)
 
 
 def _require_count(where: str, kind: str, names: Sequence[str], least: int, most: int, declared: Any) -> None:

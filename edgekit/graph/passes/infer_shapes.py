@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from edgekit.errors import GraphError
 from edgekit.graph.external_weights import external_weights
+from edgekit.graph.load.runtime_operators import RUNTIME_DOMAINS, inputs_of_the_type_of
 from edgekit.graph.shape_values import elements_of, number_of
 
 __all__ = ["InferShapes"]
@@ -34,7 +35,8 @@ class InferShapes(ir.passes.InPlacePass):
 
     Preconditions: nodes are in topological order.
     Postconditions: values have the types and shapes that ONNX can infer; outputs of operators unknown to ONNX keep
-        theirs. Nodes, names and weights are unchanged.
+        theirs, and those of ONNX Runtime's operators get the type that these declare. Nodes, names and weights are
+        unchanged.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
@@ -42,7 +44,8 @@ class InferShapes(ir.passes.InPlacePass):
         while True:
             hidden = [node for node in model.graph.all_nodes() if _ends_the_process(node)]
             modified |= self._inferred(model, hidden)
-            if not any(map(_has_types, hidden)):
+            typed = any([_set_type(value, node) for node in model.graph.all_nodes() for value in node.outputs])
+            if not typed and not any(map(_has_types, hidden)):
                 return ir.passes.PassResult(model, modified=modified)
 
     def _inferred(self, model: ir.Model, hidden: Sequence[ir.Node]) -> bool:
@@ -58,6 +61,19 @@ class InferShapes(ir.passes.InPlacePass):
 
 def _has_types(node: ir.Node) -> bool:
     return all(value is None or value.type is not None for value in node.inputs)
+
+
+def _set_type(value: ir.Value, node: ir.Node) -> bool:
+    """Gives an output of one of ONNX Runtime's operators the type of the input that has to have the same."""
+    if value.type is not None or not value.name or node.domain not in RUNTIME_DOMAINS:
+        return False
+    same = inputs_of_the_type_of(node.domain, node.op_type, node.outputs.index(value))
+    given = (node.inputs[index] for index in same if index < len(node.inputs))
+    dtype = next((each.dtype for each in given if each is not None and each.dtype is not None), None)
+    if dtype is None:
+        return False
+    value.type = ir.TensorType(dtype)
+    return True
 
 
 def _ends_the_process(node: ir.Node) -> bool:

@@ -86,3 +86,16 @@ def test_two_branches_may_have_values_of_one_name_and_other_shapes() -> None:
     branches = graph.graph[0].attributes
     shapes = {name: [list(node.outputs[0].shape) for node in branches[name].as_graph()] for name in branches}
     assert shapes == {"then_branch": [[4, 3]], "else_branch": [[2, 6], [2, 6]]}
+
+
+def test_values_behind_operators_of_onnxruntime_have_types() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 20, "com.microsoft" : 1]>
+    g (float[2, 6, 16] x, int32[2, 6] mask) => (float[n, m, k] y) <float[16, 8] w> {
+        a, keys = com.microsoft.MultiHeadAttention <num_heads = 4> (x, x, x, , mask)
+        b = Relu (a)  y = MatMul (b, w)
+        unknown = com.microsoft.NoSuchOperator (x) }"""
+    graph = ir.from_proto(onnx.parser.parse_model(text))
+    InferShapes()(graph)
+    types = {value.name: value.dtype for node in graph.graph for value in node.outputs}
+    known = dict.fromkeys(("a", "keys", "b", "y"), ir.DataType.FLOAT)
+    assert types == {**known, "unknown": None}
