@@ -23,8 +23,9 @@ from edgekit.graph.evaluator import Evaluator, error_of_runtime, session_options
 from edgekit.graph.load.printable_names import with_escaped_names
 from edgekit.graph.load.structure import structure_from_file
 from edgekit.graph.load.walk import nodes_of
+from edgekit.graph.operators import RECURRENT
 from edgekit.graph.opset import has_operators_without_kernels, lower_opset
-from edgekit.graph.passes import ExplicitSamePads, InferShapes, PositiveAxes, widened
+from edgekit.graph.passes import ExplicitSamePads, InferShapes, PositiveAxes, TimeFirst, widened
 from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
 from edgekit.interrupts import run_options
@@ -111,7 +112,7 @@ class OnnxOriginal:
         if self._is_newer:
             lower_opset(graph.graph)
         if self._is_exceptional:
-            ir.passes.Sequential(InferShapes(), ExplicitSamePads(), PositiveAxes())(graph)
+            ir.passes.Sequential(InferShapes(), ExplicitSamePads(), PositiveAxes(), TimeFirst())(graph)
         return graph
 
     @cached_property
@@ -133,7 +134,7 @@ class OnnxOriginal:
     @cached_property
     def _is_exceptional(self) -> bool:
         """Whether ONNX Runtime refuses a node, or computes it otherwise than ONNX, in the form that the file has."""
-        return any(_has_same_pads(node) or _has_negative_axes(node) for node in nodes_of(self._structure))
+        return any(each(node) for node in nodes_of(self._structure) for each in _EXCEPTIONS)
 
     def _loaded(self) -> Run:
         try:
@@ -187,3 +188,11 @@ def _has_negative_axes(node: onnx.NodeProto) -> bool:
     if node.op_type != "Resize" or not {"axes", "keep_aspect_ratio_policy"} <= given.keys():
         return False
     return given["keep_aspect_ratio_policy"].s != b"stretch" and any(axis < 0 for axis in given["axes"].ints)
+
+
+def _has_batch_first(node: onnx.NodeProto) -> bool:
+    """Whether it is a recurrent layer whose first axis is the batch; see `TimeFirst`."""
+    return node.op_type in RECURRENT and any(each.name == "layout" and each.i == 1 for each in node.attribute)
+
+
+_EXCEPTIONS = (_has_same_pads, _has_negative_axes, _has_batch_first)

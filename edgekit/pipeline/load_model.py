@@ -132,8 +132,15 @@ def _evaluator(graph: ir.Model) -> Evaluator:
         return Evaluator(graph, threads=cpu().compute_threads, packed=False)  # it runs a few times, or not at all
     except GraphError as e:
         inputs = inputs_that_choose(graph)
-        if e.hint or not inputs:
+        if e.hint:
             raise
+        if not inputs:
+            raise GraphError(
+                e.message,
+                hint="every model runs in ONNX Runtime on the processor first: export it with operators that ONNX "
+                "Runtime has, or cut the graph before that node: "
+                "onnx.utils.extract_model(FILE, NEW_FILE, INPUT_NAMES, OUTPUT_NAMES)",
+            ) from e
         # A branch for other sizes of the inputs: with those that were given it is no valid graph.
         fix = either(f"--input {inputs[0]}=VALUE", f"input={{'{inputs[0]}': VALUE}}")
         raise GraphError(

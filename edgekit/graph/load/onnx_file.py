@@ -34,6 +34,7 @@ from edgekit.graph.passes.dequantize_weights import DequantizeWeights
 from edgekit.graph.passes.infer_shapes import InferShapes
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
 from edgekit.graph.passes.positive_axes import PositiveAxes
+from edgekit.graph.passes.time_first import TimeFirst
 from edgekit.graph.passes.widen_floats import WidenFloats
 
 __all__ = ["graph_from_onnx"]
@@ -165,7 +166,8 @@ def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
     # One by one: a sequence of passes would hide the error that one raises.
-    changes = [each(graph).modified for each in (PositiveAxes(), DequantizeWeights(), DecomposeContrib())]
+    passes = (PositiveAxes(), TimeFirst(), DequantizeWeights(), DecomposeContrib())
+    changes = [each(graph).modified for each in passes]
     if any(changes):
         InferShapes()(graph)
     return graph

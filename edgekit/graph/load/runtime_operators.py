@@ -39,7 +39,7 @@ def require_declared_arguments(nodes: Iterable[onnx.NodeProto], path: Path) -> N
 
 @functools.cache
 def inputs_of_the_type_of(domain: str, operator: str, output: int) -> tuple[int, ...]:
-    """Returns the inputs that have the element type of an output, by the declaration of one of ONNX Runtime's operators.
+    """Returns the inputs that have the element type of an output, as one of ONNX Runtime's operators declares it.
 
     Args:
         domain: one of `RUNTIME_DOMAINS`.

@@ -35,6 +35,7 @@ from edgekit.graph.passes.remove_dead import RemoveDead
 from edgekit.graph.passes.remove_identity import RemoveIdentity
 from edgekit.graph.passes.round_up_windows import RoundUpWindows
 from edgekit.graph.passes.scale_queries import ScaleQueries
+from edgekit.graph.passes.time_first import TimeFirst
 from edgekit.graph.passes.widen_floats import WidenFloats, is_widened, source_types, types_note, widened
 
 __all__ = [
@@ -66,6 +67,7 @@ __all__ = [
     "RemoveDead",
     "RemoveIdentity",
     "RoundUpWindows",
+    "TimeFirst",
     "WidenFloats",
     "optimize",
     "source_types",
