@@ -12,6 +12,7 @@ from edgekit.lower.explicit_pads import ExplicitPads
 from edgekit.lower.full_rank_slopes import FullRankSlopes
 from edgekit.lower.gather_one_after_product import GatherOneAfterProduct
 from edgekit.lower.keep_infinity import KeepInfinity
+from edgekit.lower.keep_mean_float import KeepMeanFloat
 from edgekit.lower.power_as_product import PowerAsProduct
 from edgekit.lower.propagate_nan import PropagateNan
 from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
@@ -42,6 +43,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
     require_same_results(model)
     pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
     largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
+    means = map(KeepMeanFloat, ("ReduceMean", "ReduceSum"))
     norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
     others = [ReplaceHardSigmoid(), SeparateTiedWeights(), CutGatheredElements(), DftOverFirstAxis(), SortTopK()]
     others += [WrapPads(), RangeOfNothing(), FullRankSlopes(), GatherOneAfterProduct()]
@@ -57,6 +59,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
             *pools,
             ResizeAsProduct(),
             *largest,
+            *means,
             *norms,
             *others,
             *integers,

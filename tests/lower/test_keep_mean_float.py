@@ -1,0 +1,68 @@
+"""Means over the tokens of several sentences, on integers; ONNX Runtime without optimizations has the right values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from edgekit.engine.backend import BuildOptions, backend
+from edgekit.graph.evaluator import Evaluator
+from edgekit.graph.file import save_graph
+from edgekit.graph.load.onnx_file import graph_from_onnx
+from edgekit.specs import Precision
+
+pytest.importorskip("openvino")
+
+RANDOM = np.random.default_rng(4)
+
+
+def saved(path: Path, operator: str, axes: tuple[int, ...], keep: int, batch: int | str) -> Path:
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
+        helper.make_node("DequantizeLinear", ["w", "ws", "wz"], ["wd"]),
+        helper.make_node("MatMul", ["xd", "wd"], ["h"], name="product"),
+        helper.make_node("QuantizeLinear", ["h", "s", "z"], ["hq"]),
+        helper.make_node("DequantizeLinear", ["hq", "s", "z"], ["hd"]),
+        helper.make_node("Transpose", ["hd"], ["t"], perm=[0, 2, 1]),
+        helper.make_node(operator, ["t", "axes"], ["y"], name="mean", keepdims=keep),
+    ]
+    constants = {
+        "s": np.float32(0.03),
+        "z": np.uint8(128),
+        "w": RANDOM.integers(-100, 100, (8, 8)).astype(np.int8),
+        "ws": np.float32(0.005),
+        "wz": np.int8(0),
+        "axes": np.asarray(axes),
+    }
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", 1, [batch, 5, 8])],
+        [helper.make_tensor_value_info("y", 1, None)],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in constants.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("operator", ["ReduceMean", "ReduceSum"])
+@pytest.mark.parametrize("batch", [3, "n"])
+@pytest.mark.parametrize(("axes", "keep"), [((1,), 0), ((-2,), 1), ((1, 2), 0), ((2,), 1), ((0, 1), 1)])
+def test_openvino_computes_the_mean_of_each_sentence(
+    axes: tuple[int, ...], keep: int, batch: int | str, operator: str, tmp_path: Path
+) -> None:
+    graph = graph_from_onnx(saved(tmp_path / "m.onnx", operator, axes, keep, batch))
+    x = RANDOM.standard_normal((3, 5, 8)).astype(np.float32)
+    expected = Evaluator(graph).run({"x": x})["y"]
+    save_graph(graph, tmp_path / "graph.onnx")
+    options = BuildOptions(precision=Precision.INT8, threads=1)
+    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, options)
+    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
+    got = engine.run({"x": x})["y"]
+    engine.close()
+    np.testing.assert_allclose(got, expected, atol=0.04 * (8 if operator == "ReduceSum" else 1))
