@@ -12,7 +12,6 @@ from edgekit.lower.explicit_pads import ExplicitPads
 from edgekit.lower.full_rank_slopes import FullRankSlopes
 from edgekit.lower.gather_one_after_product import GatherOneAfterProduct
 from edgekit.lower.keep_infinity import KeepInfinity
-from edgekit.lower.keep_mean_float import KeepMeanFloat
 from edgekit.lower.power_as_product import PowerAsProduct
 from edgekit.lower.propagate_nan import PropagateNan
 from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
@@ -26,6 +25,7 @@ from edgekit.lower.resize_as_product import ResizeAsProduct
 from edgekit.lower.rewriting import lower
 from edgekit.lower.separate_tied_weights import SeparateTiedWeights
 from edgekit.lower.sort_top_k import SortTopK
+from edgekit.lower.stop_dequantizers import STOPPING, StopDequantizers
 from edgekit.lower.truncate_to_integers import TRUNCATING, TruncateToIntegers
 from edgekit.lower.wrap_integers import WRAPPING, WrapIntegers
 from edgekit.lower.wrap_pads import WrapPads
@@ -43,7 +43,6 @@ def compute_as_onnx(model: ir.Model) -> bool:
     require_same_results(model)
     pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
     largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
-    means = map(KeepMeanFloat, ("ReduceMean", "ReduceSum"))
     norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
     others = [ReplaceHardSigmoid(), SeparateTiedWeights(), CutGatheredElements(), DftOverFirstAxis(), SortTopK()]
     others += [WrapPads(), RangeOfNothing(), FullRankSlopes(), GatherOneAfterProduct()]
@@ -59,7 +58,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
             *pools,
             ResizeAsProduct(),
             *largest,
-            *means,
+            *map(StopDequantizers, STOPPING),
             *norms,
             *others,
             *integers,

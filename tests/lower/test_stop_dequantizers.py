@@ -1,4 +1,4 @@
-"""Means over the tokens of several sentences, on integers; ONNX Runtime without optimizations has the right values."""
+"""Operators that OpenVINO computes wrongly over integers; ONNX Runtime without optimizations has the right values."""
 
 from __future__ import annotations
 
@@ -66,3 +66,24 @@ def test_openvino_computes_the_mean_of_each_sentence(
     got = engine.run({"x": x})["y"]
     engine.close()
     np.testing.assert_allclose(got, expected, atol=0.04 * (8 if operator == "ReduceSum" else 1))
+
+
+@pytest.mark.parametrize("fill", [1.5, -2.0, 0.0])
+@pytest.mark.parametrize("pads", [(0, 1, 0, 0, 1, 0), (0, 0, 1, 0, 0, 2)])
+def test_openvino_pads_with_the_number_itself(pads: tuple[int, ...], fill: float, tmp_path: Path) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 20]>
+    g (float[2, 5, 8] x) => (float[2, m, n] y) <float s = {0.03}, uint8 z = {128}, float two = {2.0}> {
+        q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  p = Pad (d, pads, fill)  y = Mul (p, two) }"""
+    model = onnx.parser.parse_model(text)
+    constants = {"pads": np.asarray(pads), "fill": np.asarray(fill, np.float32)}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
+    onnx.save(model, tmp_path / "m.onnx")
+    graph = graph_from_onnx(tmp_path / "m.onnx")
+    x = RANDOM.standard_normal((2, 5, 8)).astype(np.float32)
+    expected = Evaluator(graph).run({"x": x})["y"]
+    save_graph(graph, tmp_path / "graph.onnx")
+    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.FP32))
+    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
+    got = engine.run({"x": x})["y"]
+    engine.close()
+    np.testing.assert_allclose(got, expected, atol=1e-5)

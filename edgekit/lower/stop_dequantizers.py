@@ -1,0 +1,74 @@
+"""Keeps operators in float between integers, where the backend's integer kernels are wrong."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from edgekit.lower.rewriting import NotApplicable, RewritePass, initializer, new_node, stored_constant
+
+__all__ = ["STOPPING", "StopDequantizers"]
+
+STOPPING = ("Pad", "ReduceMean", "ReduceSum")
+"""Operators that `StopDequantizers` is for."""
+
+_LOWEST = np.asarray(np.finfo(np.float32).min)
+_MOVED_ACROSS = frozenset(
+    "Clip Dropout Expand Flatten Gather Identity MaxPool Mul Neg Pad Reshape Slice Squeeze Transpose Unsqueeze".split()
+)
+"""Operators behind which OpenVINO moves a DequantizeLinear: it does not move it behind a Max."""
+
+
+class StopDequantizers(RewritePass):
+    """Inserts a ``Max`` with the lowest number before an operator that would read integers.
+
+    OpenVINO 2026.4 moves a DequantizeLinear behind these operators, and then computes over integers, wrongly for:
+
+    - a mean or sum of a tensor of three axes, more than one element in the first, with the second among those that are
+      reduced: a mean over the tokens of two sentences. Where a Transpose is before it, OpenVINO reduces another axis;
+    - a ``Pad`` with another number than 0 along one axis: it takes the number for an integer.
+
+    Args:
+        operator: one of `STOPPING`.
+
+    Preconditions: values have their shapes.
+    Postconditions: no such operator reads a tensor that OpenVINO could have in integers. Names and results stay.
+    """
+
+    everywhere = True
+
+    def __init__(self, operator: str) -> None:
+        super().__init__()
+        self.operator = operator
+
+    def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
+        """See `RewritePass.rewrite`."""
+        data = node.inputs[0]
+        if data is None or (_is_right_padding if self.operator == "Pad" else _is_right_mean)(node, data):
+            raise NotApplicable("the integer kernel is right")
+        if not _may_be_integers(data):
+            raise NotApplicable("it reads floats")
+        name = f"{node.outputs[0].name}.float"
+        kept = new_node("Max", [data, initializer(graph, f"{name}.lowest", _LOWEST)], name=name, output=name)
+        graph.insert_before(node, [kept])
+        node.replace_input_with(0, kept.outputs[0])
+
+
+def _is_right_mean(node: ir.Node, data: ir.Value) -> bool:
+    return data.shape is not None and (len(data.shape) != 3 or data.shape[0] == 1)
+
+
+def _is_right_padding(node: ir.Node, data: ir.Value) -> bool:
+    fill = node.inputs[2] if len(node.inputs) > 2 else None
+    if fill is None or node.attributes.get_string("mode", "constant") != "constant":
+        return True
+    tensor = stored_constant(fill)
+    return tensor is not None and not tensor.numpy().any()
+
+
+def _may_be_integers(value: ir.Value) -> bool:
+    node = value.producer()
+    while node is not None and node.op_type in _MOVED_ACROSS:
+        before = [each for each in node.inputs if each is not None and each.const_value is None]
+        node = before[0].producer() if before else None
+    return node is not None and node.op_type == "DequantizeLinear"
