@@ -57,11 +57,12 @@ class JsonOutput(NamedTuple):
             echo(text.removesuffix("\n"))
 
 
-def json_options(content: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def json_options(content: str, *, lines: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Adds ``--json`` and ``--json-file`` to a command; it gets a `JsonOutput` as ``json``.
 
     Args:
         content: what the JSON is, for ``--help``, as in "the report".
+        lines: ``--json-file`` may also be a ``.jsonl`` file that exists.
     """
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,7 +72,8 @@ def json_options(content: str) -> Callable[[Callable[..., Any]], Callable[..., A
 
         print_help = f"Print {content} as JSON, and nothing else, to standard output."
         write_help = f"Write {content} as JSON to F."
-        decorated = click.option("--json-file", type=OutputFile(".json"), metavar="F", help=write_help)(with_json)
+        file = OutputFile(".json", ".jsonl") if lines else OutputFile(".json")
+        decorated = click.option("--json-file", type=file, metavar="F", help=write_help)(with_json)
         return click.option("--json", "as_json", is_flag=True, help=print_help)(decorated)
 
     return add

@@ -74,11 +74,6 @@ def test_a_picture_is_saved_with_what_was_drawn_on_it(detector: Path, picture: P
     assert (before != after).any()
 
 
-def entries_of_lines(out: str) -> list[dict[str, object]]:
-    """The results of several pictures, which have a line each."""
-    return [entry for line in out.splitlines() for entry in json.loads(line)["results"]]
-
-
 def numbered(folder: Path, names: list[str]) -> Path:
     folder.mkdir()
     for name in names:
@@ -112,7 +107,7 @@ def test_image_ids_are_cocos_where_file_names_have_them(
 ) -> None:
     photos = numbered(tmp_path / "photos", names)
     assert main(["run", str(detector), str(photos), "--json", *LOW]) == 0
-    assert {entry["image_id"] for entry in entries_of_lines(capsys.readouterr().out)} == ids
+    assert {entry["image_id"] for entry in json.loads(capsys.readouterr().out)} == ids
 
 
 def test_a_broken_picture_among_good_ones_is_skipped_and_said(
@@ -122,7 +117,7 @@ def test_a_broken_picture_among_good_ones_is_skipped_and_said(
     (photos / "b.jpg").write_bytes(b"\xff\xd8\xff\xe0 not a picture")
     assert main(["run", str(detector), str(photos), "--json", *LOW]) == 0
     captured = capsys.readouterr()
-    assert {entry["file_name"] for entry in entries_of_lines(captured.out)} == {"a.png"}
+    assert {entry["file_name"] for entry in json.loads(captured.out)} == {"a.png"}
     assert "skipped" in captured.err
     assert "b.jpg" in captured.err
 

@@ -36,7 +36,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 def test_a_line_for_each_picture_of_several(detector: Path, photos: Path, capsys: CAPTURE) -> None:
-    assert main(["run", str(detector), str(photos / "a.png"), str(photos / "b.jpg"), "--json", *LOW]) == 0
+    assert main(["run", str(detector), str(photos / "a.png"), str(photos / "b.jpg"), "--jsonl", *LOW]) == 0
     first, second = lines(capsys.readouterr().out)
     assert (first["source"], first["frame"], first["time"]) == (str(photos / "a.png"), 0, None)
     assert (second["frame"], second["width"], second["height"]) == (1, 40, 30)
@@ -44,12 +44,61 @@ def test_a_line_for_each_picture_of_several(detector: Path, photos: Path, capsys
     assert {"image_id", "category_id", "bbox", "score", "label", "file_name"} == entry.keys()
 
 
+def test_json_of_several_pictures_is_one_list_of_coco_s_results(
+    detector: Path, photos: Path, tmp_path: Path, capsys: CAPTURE
+) -> None:
+    files = tmp_path / "r.json", tmp_path / "r.jsonl"
+    assert main(["run", str(detector), str(photos), "--recursive", "--json", "--json-file", str(files[0]), *LOW]) == 0
+    out = capsys.readouterr().out
+    entries = json.loads(out)
+    assert {"image_id", "category_id", "bbox", "score"} <= entries[0].keys()
+    assert [entry["image_id"] for entry in entries] == sorted(entry["image_id"] for entry in entries)
+    assert {entry["image_id"] for entry in entries} == {1, 2, 3}
+    assert json.loads(files[0].read_text()) == entries
+    assert main(["run", str(detector), str(photos), "--recursive", "--json-file", str(files[1]), *LOW]) == 0
+    assert [entry for line in lines(files[1].read_text()) for entry in line["results"]] == entries  # type: ignore[union-attr,attr-defined]
+
+
+def test_json_of_a_video_is_one_list_with_an_object_for_each_frame(
+    detector: Path, photos: Path, write_video: Callable[..., Path], capsys: CAPTURE
+) -> None:
+    video = str(write_video(frames=3, rate=10))
+    assert main(["run", str(detector), str(photos / "a.png"), video, "--json", *LOW]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(each["source"], each["frame"]) for each in found] == [
+        (str(photos / "a.png"), 0),
+        *((video, i) for i in range(3)),
+    ]
+    assert main(["run", str(detector), str(photos / "a.png"), video, "--jsonl", *LOW]) == 0
+    assert lines(capsys.readouterr().out) == found
+
+
+def test_error_on_both_forms_of_json_on_standard_output(detector: Path, photos: Path, capsys: CAPTURE) -> None:
+    assert main(["run", str(detector), str(photos), "--json", "--jsonl"]) == 2
+    assert "expected --json or --jsonl, got both" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_leaves_one_json_list(detector: Path) -> None:
+    pytest.importorskip("av")
+    from video_servers import JpegServer
+
+    with JpegServer() as server:
+        running = edgekit("run", str(detector), server.address, "--json")
+        assert running.stdout is not None
+        first = [running.stdout.readline() for _ in range(3)]
+        running.send_signal(signal.SIGINT)
+        rest, _ = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert len(json.loads(b"".join(first) + rest)) >= 2
+
+
 def test_a_line_for_each_frame_of_a_video(
     detector: Path, write_video: Callable[..., Path], capsys: CAPTURE, tmp_path: Path
 ) -> None:
     video = write_video(frames=6, rate=10)
     file = tmp_path / "frames.jsonl"
-    assert main(["run", str(detector), str(video), "--json", "--json-file", str(file), *LOW]) == 0
+    assert main(["run", str(detector), str(video), "--jsonl", "--json-file", str(file), *LOW]) == 0
     out = capsys.readouterr().out
     found = lines(out)
     assert [(line["frame"], line["time"]) for line in found] == [(i, i / 10) for i in range(6)]
@@ -128,7 +177,7 @@ def test_error_on_a_picture_s_name_for_a_video(
 def test_text_files_are_yolo_s(detector: Path, photos: Path, tmp_path: Path, capsys: CAPTURE) -> None:
     out = tmp_path / "labels"
     words = ["run", str(detector), str(photos), "--save-txt", str(out), *LOW]
-    assert main([*words, "--json"]) == 0
+    assert main([*words, "--jsonl"]) == 0
     found = lines(capsys.readouterr().out)
     for line, name in zip(found, ("a.txt", "b.txt"), strict=True):
         rows = [list(map(float, row.split())) for row in (out / name).read_text().splitlines()]
@@ -179,12 +228,12 @@ def test_error_on_ids_of_a_video(
 
 
 def test_a_duration_ends_a_video(detector: Path, write_video: Callable[..., Path], capsys: CAPTURE) -> None:
-    assert main(["run", str(detector), str(write_video(frames=20, rate=10)), "--json", "--duration", "0.5"]) == 0
+    assert main(["run", str(detector), str(write_video(frames=20, rate=10)), "--jsonl", "--duration", "0.5"]) == 0
     assert len(lines(capsys.readouterr().out)) == 5
 
 
 def test_tracks_are_in_the_lines(detector: Path, write_video: Callable[..., Path], capsys: CAPTURE) -> None:
-    assert main(["run", str(detector), str(write_video(frames=3)), "--json", "--track", *LOW]) == 0
+    assert main(["run", str(detector), str(write_video(frames=3)), "--jsonl", "--track", *LOW]) == 0
     first, _, last = lines(capsys.readouterr().out)
     tracks = [{entry["track"] for entry in line["results"]} for line in (first, last)]  # type: ignore[union-attr]
     assert tracks[0] == tracks[1] and min(tracks[0]) == 1
@@ -219,7 +268,7 @@ def test_a_broken_video_among_good_files_is_skipped_and_said(detector: Path, pho
     (photos / "c.mp4").write_bytes(b"not a video")
     assert main(["run", str(detector), str(photos), "--json"]) == 0
     captured = capsys.readouterr()
-    assert len(lines(captured.out)) == 2
+    assert len(json.loads(captured.out)) == 2
     assert "skipped" in captured.err and "c.mp4" in captured.err
 
 
@@ -255,7 +304,7 @@ def edgekit(*words: str, **options: object) -> subprocess.Popen[bytes]:
 def test_a_video_comes_from_standard_input(detector: Path, write_video: Callable[..., Path]) -> None:
     video = write_video("video.mkv", frames=4)
     with video.open("rb") as file:
-        out, _ = edgekit("run", str(detector), "-", "--json", stdin=file).communicate(timeout=60)
+        out, _ = edgekit("run", str(detector), "-", "--jsonl", stdin=file).communicate(timeout=60)
     assert [(line["source"], line["frame"]) for line in lines(out.decode())] == [("-", i) for i in range(4)]
 
 
@@ -266,7 +315,7 @@ def test_ctrl_c_finishes_the_video(detector: Path, tmp_path: Path) -> None:
 
     out = tmp_path / "out.mp4"
     with JpegServer() as server:
-        running = edgekit("run", str(detector), server.address, "--save", str(out), "--json")
+        running = edgekit("run", str(detector), server.address, "--save", str(out), "--jsonl")
         assert running.stdout is not None
         for _ in range(5):
             assert running.stdout.readline()
@@ -285,7 +334,7 @@ def test_a_stream_is_watched_for_a_duration(detector: Path, capsys: CAPTURE) -> 
 
     with JpegServer() as server:
         start = time.monotonic()
-        assert main(["run", str(detector), server.address, "--json", "--duration", "0.6"]) == 0
+        assert main(["run", str(detector), server.address, "--jsonl", "--duration", "0.6"]) == 0
         assert 0.5 < time.monotonic() - start < 8
     found = lines(capsys.readouterr().out)
     assert len(found) >= 3 and found[-1]["time"] <= 0.6  # type: ignore[operator]

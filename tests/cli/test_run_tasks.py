@@ -60,7 +60,7 @@ def test_a_folder_is_classified_picture_by_picture(
     (folder / "c.png").write_bytes(b"not a picture")
     assert main(["run", str(classifier), str(folder), "--json", "--top", "2"]) == 0
     captured = capsys.readouterr()
-    (first,), (second,) = (json.loads(line)["results"] for line in captured.out.splitlines())
+    first, second = json.loads(captured.out)
     assert (first["file_name"], second["file_name"]) == ("a.png", "b.png")
     assert first["classes"] == [
         {"label": "cat", "index": 0, "probability": 0.25},

@@ -15,8 +15,8 @@ __all__ = ["run"]
 EPILOG = """\b
 Examples:
   edgekit run tiny photo.jpg --save boxes.jpg
-  edgekit run tiny photos/ --json > results.jsonl
-  edgekit run tiny street.mp4 --save out.mp4 --track
+  edgekit run tiny photos/ --json > results.json
+  edgekit run tiny street.mp4 --save out.mp4 --track --jsonl > frames.jsonl
   edgekit run tiny rtsp://127.0.0.1:8554/cam --duration 10
   edgekit run resnet photo.jpg --top 3
   edgekit run speller --text 1742
@@ -38,12 +38,18 @@ Examples:
 )
 @click.option("--save-txt", type=click.Path(path_type=Path), metavar="DIR", help="Write YOLO's text files to DIR.")
 @click.option("--force", is_flag=True, help="Let --save replace the source, and --save-txt text files.")
-@json_options("the results (a line for each image or frame; COCO's list for one image and with --ids)")
+@json_options("the results (one list: COCO's for images, an object for each frame for videos)", lines=True)
+@click.option(
+    "--jsonl",
+    is_flag=True,
+    help="Print an object for each image or frame, one a line, as soon as there is a result (JSON Lines); "
+    "--json-file F.jsonl writes them to F.",
+)
 @click.option(
     "--ids",
     type=InputPath(dir_okay=False),
     metavar="F",
-    help="Take image ids from COCO's annotations in F, for --json.",
+    help="Take image ids from COCO's annotations in F, for --json and --jsonl.",
 )
 @click.option("--show", is_flag=True, help="Show the images in a window.")
 @click.option("--track", is_flag=True, help="Follow objects from frame to frame, with ByteTrack.")

@@ -13,7 +13,7 @@ from edgekit.arguments import argument
 from edgekit.cli.output import JsonOutput
 from edgekit.cli.progress import progress_on_stderr
 from edgekit.cli.run.items import Item, NotedOnce, Output
-from edgekit.cli.run.json_output import CocoList, JsonLines, PictureIds
+from edgekit.cli.run.json_output import CocoList, FrameList, JsonLines, PictureIds
 from edgekit.cli.run.places import Places
 from edgekit.cli.run.saving import Saver
 from edgekit.cli.run.tables import Tables
@@ -45,7 +45,8 @@ class Wanted:
     """What ``edgekit run`` does with results.
 
     Attributes:
-        json: where to write JSON.
+        json: where to write one JSON list.
+        json_lines: where to write JSON Lines, an object for each picture or frame.
         save: where to write pictures and videos with results drawn; None not to.
         text: where to write YOLO's text files, and their paths below it; None not to.
         ids: annotation file whose image ids COCO results have.
@@ -56,6 +57,7 @@ class Wanted:
     """
 
     json: JsonOutput
+    json_lines: JsonOutput
     save: Places | None = None
     text: tuple[Path, Mapping[str, Path]] | None = None
     ids: Path | None = None
@@ -219,12 +221,14 @@ def _unlike_training(session: Session, frame: Frame) -> Iterator[str]:
 
 def _outputs(task: ImageTask[Any], given: Sequence[Given], wanted: Wanted, noted: NotedOnce) -> list[Output]:
     outputs: list[Output] = []
-    if wanted.json.wanted:
+    if wanted.json.wanted or wanted.json_lines.wanted:
         pictures = [each.path for each in given if each.kind == "picture"]
         ids = PictureIds(pictures, _annotated(task, given, pictures, wanted.ids))
-        is_one = len(given) == 1 and given[0].within is None and is_one_picture(given[0])
-        outputs.append((CocoList if is_one or wanted.ids else JsonLines)(wanted.json, ids))
-    if not wanted.json.printed:
+        if wanted.json.wanted:
+            outputs.append((CocoList if all(map(is_one_picture, given)) else FrameList)(wanted.json, ids))
+        if wanted.json_lines.wanted:
+            outputs.append(JsonLines(wanted.json_lines, ids))
+    if not (wanted.json.printed or wanted.json_lines.printed):
         outputs.append(Tables())
     if wanted.text is not None:
         outputs.append(YoloText(*wanted.text))

@@ -1,4 +1,4 @@
-"""The results of ``edgekit run`` as JSON: COCO's list, or a line for each frame as it comes."""
+"""The results of ``edgekit run`` as JSON: one list, or a line for each frame (JSON Lines)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgekit.data.coco_ids import CocoIds
 from edgekit.data.video.source import Source
 from edgekit.errors import UsageError
 
-__all__ = ["CocoList", "JsonLines", "PictureIds"]
+__all__ = ["CocoList", "FrameList", "JsonLines", "PictureIds"]
 
 
 class PictureIds:
@@ -81,12 +81,15 @@ class CocoList:
             self._output.write(json.dumps(self._entries, indent=1))
 
 
-class JsonLines:
-    """A JSON object for each frame, on a line of its own, as soon as there is a result."""
+class _Lines:
+    """Writes lines to standard output and to a file, each as soon as there is a result.
 
-    def __init__(self, output: JsonOutput, ids: PictureIds) -> None:
+    Raises:
+        UsageError: the file cannot be written.
+    """
+
+    def __init__(self, output: JsonOutput) -> None:
         self._printed = output.printed
-        self._ids = ids
         self._path = output.file
         self._file: IO[str] | None = None
         if self._path is not None:
@@ -97,27 +100,13 @@ class JsonLines:
             except OSError as e:
                 raise UsageError(f"{self._path}: cannot be written: {e.strerror}", hint="choose another file") from e
 
-    def add(self, item: Item) -> None:
-        """See `Output.add`."""
-        frame = item.frame
-        line = {
-            "source": frame.source,
-            "frame": frame.index,
-            "time": None if frame.time_s is None else round(frame.time_s, 4),
-            "width": frame.pixels.shape[1],
-            "height": frame.pixels.shape[0],
-            "results": self._ids.entries(item),
-        }
-        text = json.dumps(line)
+    def write(self, line: str) -> None:
         if self._file is not None:
-            self._file.write(f"{text}\n")
+            self._file.write(f"{line}\n")
             self._file.flush()
         if self._printed:
-            echo(text)
+            echo(line)
             sys.stdout.flush()  # also into a pipe
-
-    def end(self, source: Source) -> None:
-        """See `Output.end`."""
 
     def close(self) -> None:
         """Closes the file and says which one it is."""
@@ -125,3 +114,64 @@ class JsonLines:
             self._file.close()
             self._file = None
             say_written(self._path, replaced=self._replaced)
+
+
+class JsonLines:
+    """A JSON object for each frame, on a line of its own, as soon as there is a result."""
+
+    def __init__(self, output: JsonOutput, ids: PictureIds) -> None:
+        self._ids = ids
+        self._lines = _Lines(output)
+
+    def add(self, item: Item) -> None:
+        """See `Output.add`."""
+        self._lines.write(json.dumps(_frame_object(item, self._ids)))
+
+    def end(self, source: Source) -> None:
+        """See `Output.end`."""
+
+    def close(self) -> None:
+        """Closes the file and says which one it is."""
+        self._lines.close()
+
+
+class FrameList:
+    """One JSON list with an object for each frame, written as soon as there is a result: a camera has no end."""
+
+    def __init__(self, output: JsonOutput, ids: PictureIds) -> None:
+        self._ids = ids
+        self._lines = _Lines(output)
+        self._has_begun = False
+
+    def add(self, item: Item) -> None:
+        """See `Output.add`."""
+        comma = "," if self._has_begun else ""
+        self._begin()
+        self._lines.write(f"{comma}{json.dumps(_frame_object(item, self._ids))}")
+
+    def end(self, source: Source) -> None:
+        """See `Output.end`."""
+        self._begin()
+
+    def close(self) -> None:
+        """Ends the list, also after Ctrl-C or an error, so that what was written is JSON."""
+        if self._has_begun:
+            self._lines.write("]")
+        self._lines.close()
+
+    def _begin(self) -> None:
+        if not self._has_begun:
+            self._has_begun = True
+            self._lines.write("[")
+
+
+def _frame_object(item: Item, ids: PictureIds) -> dict[str, Any]:
+    frame = item.frame
+    return {
+        "source": frame.source,
+        "frame": frame.index,
+        "time": None if frame.time_s is None else round(frame.time_s, 4),
+        "width": frame.pixels.shape[1],
+        "height": frame.pixels.shape[0],
+        "results": ids.entries(item),
+    }

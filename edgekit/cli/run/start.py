@@ -28,6 +28,7 @@ from edgekit.runtime.tasks.task import EngineTask, ImageTask, InputKind, TextTas
 
 __all__ = ["Options", "require_source", "run_engine"]
 
+JSON_LINES = ".jsonl"
 TEXTS = (".txt", ".text", "")
 TAKEN = {
     "images": "an image or a folder of images, a video or a camera",
@@ -41,6 +42,7 @@ class Options:
     """The options of ``edgekit run``; see its ``--help``."""
 
     json: JsonOutput
+    jsonl: bool
     recursive: bool
     text: str | None
     save: Path | None
@@ -63,6 +65,7 @@ def run_engine(engine: Path, sources: Sequence[str], options: Options) -> None:
     """Runs an engine on sources; see ``edgekit run --help``."""
     if options.text is not None and sources:
         raise UsageError(f"expected --text or a file, got both: {options.text!r} and {sources[0]}")
+    _, json_lines = _json_outputs(options)
     plan = None
     if options.save is not None or options.save_txt is not None:
         plan = _planned(read_manifest(engine), sources, options)
@@ -83,7 +86,7 @@ def run_engine(engine: Path, sources: Sequence[str], options: Options) -> None:
             own = {name: getattr(options, name) for name in task.options if hasattr(options, name)}
             run_frames(session, task, given, own, wanted)
             return
-        _require_no_frame_options(session, options)
+        _require_no_frame_options(session, options, json_lines)
         source = _only_path(sources)
         if isinstance(task, TextTask) and not (source and _has_arrays(source)):
             run_texts(session, task, source, options.text, options.save, json_output=options.json)
@@ -98,7 +101,7 @@ def _planned(manifest: Manifest, sources: Sequence[str], options: Options) -> tu
     if not _takes_frames(manifest, sources):
         if options.save is not None:
             _check_arrays_or_texts(options.save, task, manifest, sources)
-        return [], Wanted(options.json)
+        return [], Wanted(*_json_outputs(options))
     assert isinstance(task, ImageTask)
     if options.save is not None and not task.draws:
         raise not_drawn(options.save, task)
@@ -118,7 +121,7 @@ def _planned(manifest: Manifest, sources: Sequence[str], options: Options) -> tu
         check_text_folder(options.save_txt, force=options.force)
         text = options.save_txt, relative_places(given)
     wanted = Wanted(
-        options.json,
+        *_json_outputs(options),
         save=None if options.save is None else Places(options.save, given, force=options.force),
         text=text,
         ids=options.ids,
@@ -128,6 +131,15 @@ def _planned(manifest: Manifest, sources: Sequence[str], options: Options) -> tu
         batch=options.batch,
     )
     return given, wanted
+
+
+def _json_outputs(options: Options) -> tuple[JsonOutput, JsonOutput]:
+    """Returns where one JSON list and where JSON Lines are written; the suffix of a file decides for it."""
+    printed, file = options.json
+    if printed and options.jsonl:
+        raise UsageError("expected --json or --jsonl, got both", hint="--json-file F.json writes the list to a file")
+    has_lines = file is not None and file.suffix.lower() == JSON_LINES
+    return JsonOutput(printed, None if has_lines else file), JsonOutput(options.jsonl, file if has_lines else None)
 
 
 def _takes_frames(manifest: Manifest, sources: Sequence[str]) -> bool:
@@ -152,9 +164,10 @@ def _check_arrays_or_texts(save: Path, task: EngineTask, manifest: Manifest, sou
         check_suffix(save, ARRAYS if len(manifest.outputs) == 1 else ARRAYS[:1], "arrays")
 
 
-def _require_no_frame_options(session: Session, options: Options) -> None:
+def _require_no_frame_options(session: Session, options: Options, json_lines: JsonOutput) -> None:
     """Refuses options that only frames have, which would do nothing."""
-    given = {name: getattr(options, name) for name in ("save_txt", "ids", "show", "track", "duration", "batch")}
+    names = ("save_txt", "ids", "show", "track", "duration", "batch", "jsonl")
+    given = {name: getattr(options, name) for name in names} | {"json_file": json_lines.file}
     for name, value in given.items():
         if value:
             raise UsageError(
