@@ -234,11 +234,15 @@ class DetectionSet:
         height, width = image.shape[:2]
         if entry.size is None:
             return Example(entry.path.name, image, _scaled(entry.boxes, width, height))
+        if entry.size == (height, width) != (width, height):
+            # Programs that ignore EXIF data annotate the image as it is stored, and so do the boxes.
+            image = read_image(entry.path, upright=False)
+            height, width = image.shape[:2]
         if entry.size != (width, height):
             raise DataError(
                 f"{entry.path}: expected {entry.size[0]} x {entry.size[1]} px, as {entry.where} says, got {width} x "
                 f"{height}",
-                hint="its EXIF data rotates it; save it upright" if entry.size == (height, width) else "",
+                hint=f"width and height in {entry.where} are exchanged" if entry.size == (height, width) else "",
             )
         return Example(entry.path.name, image, _decoded(entry.boxes, entry.where))
 

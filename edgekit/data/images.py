@@ -60,7 +60,7 @@ _TURN_UPRIGHT = {
 _warning_filters = threading.Lock()
 
 
-def read_image(source: ImageSource) -> np.ndarray:
+def read_image(source: ImageSource, *, upright: bool = True) -> np.ndarray:
     """Reads an image as 8-bit RGB.
 
     EXIF orientation is applied; an animation gives its first frame; 16-bit samples lose their lower byte.
@@ -69,6 +69,7 @@ def read_image(source: ImageSource) -> np.ndarray:
 
     Args:
         source: a file, a Pillow image of any mode, or a uint8 RGB array of shape ``(H, W, 3)``.
+        upright: apply EXIF orientation; else the image is as it is stored.
 
     Returns:
         uint8 RGB, shape ``(H, W, 3)``; read-only if it was decoded; an array passed in is returned as is.
@@ -80,7 +81,7 @@ def read_image(source: ImageSource) -> np.ndarray:
     if isinstance(source, np.ndarray):
         _check_array(source)
         return source
-    return np.asarray(_rgb_image(source))
+    return np.asarray(_rgb_image(source, upright=upright))
 
 
 def images_in(folder: str | Path) -> list[Path]:
@@ -193,12 +194,12 @@ def _check_array(array: np.ndarray) -> None:
         )
 
 
-def _rgb_image(source: ImageSource) -> Image.Image:
+def _rgb_image(source: ImageSource, *, upright: bool = True) -> Image.Image:
     if isinstance(source, np.ndarray):
         _check_array(source)
         return Image.fromarray(source)
     if isinstance(source, Image.Image):
-        return _decoded(source, "image")
+        return _decoded(source, "image", upright)
     if not isinstance(source, (str, Path)):
         raise DataError(
             f"image: expected a path, a Pillow image or a uint8 array (H, W, 3), got {type(source).__name__}",
@@ -208,7 +209,7 @@ def _rgb_image(source: ImageSource) -> Image.Image:
     if first_file([path]) is None:
         raise DataError(f"{path}: expected an image, got {'a folder' if is_there(path) else 'no such file'}")
     with _opened(path) as image:
-        return _decoded(image, str(path))
+        return _decoded(image, str(path), upright)
 
 
 def _opened(path: Path) -> Image.Image:
@@ -229,11 +230,11 @@ def _opened(path: Path) -> Image.Image:
         raise _broken(str(path), e) from e
 
 
-def _decoded(image: Image.Image, name: str) -> Image.Image:
+def _decoded(image: Image.Image, name: str, upright: bool) -> Image.Image:
     try:
         if 0 in image.size:
             raise DataError(f"{name}: expected at least one pixel, got {image.width} x {image.height}")
-        orientation = _orientation(image)
+        orientation = _orientation(image) if upright else None
         image = _rgb(image, name)
         return image.transpose(_TURN_UPRIGHT[orientation]) if orientation in _TURN_UPRIGHT else image
     except DataError:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+from edgekit.arguments import either
 from edgekit.data.examples import Split
 from edgekit.errors import DataError
 
@@ -141,8 +142,16 @@ def available_split(available: Iterable[Split], wanted: Split, whose: str, got: 
         return "val", ["the data set has no test split: its val split is used"]
     names = SPLIT_NAMES[wanted] + (SPLIT_NAMES["val"] if wanted == "test" else ())
     raise DataError(
-        f"{whose}: expected one called {' or '.join(names)}, got {got or ', '.join(available) or 'nothing'}"
+        f"{whose}: expected one called {' or '.join(names)}, got {got or ', '.join(available) or 'nothing'}",
+        hint=_way_on(available),
     )
+
+
+def _way_on(available: Sequence[Split]) -> str:
+    if not available:
+        return ""
+    how = either(f"`edgekit eval --split {available[0]}`", f"split={available[0]!r}")
+    return f"add a split {SPLIT_NAMES['val'][0]}, or measure on the {available[0]} split with {how}"
 
 
 def file_of_split(path: Path, others: Sequence[Path], wanted: Split, whose: str) -> SplitFile:

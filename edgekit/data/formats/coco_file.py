@@ -12,6 +12,7 @@ import msgspec
 
 from edgekit.data.detection_set import Tally
 from edgekit.data.formats.text_lines import file_bytes, looks_like_html, utf8_bytes
+from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.errors import DataError
 
 __all__ = [
@@ -124,12 +125,19 @@ def coco_file(file: Path, *, shapes: bool = False) -> CocoFile:
     except msgspec.ValidationError as e:
         text, _, place = str(e).rpartition(" - at ")
         where = place.strip("`").removeprefix("$.").removeprefix("$") if text else ""
-        raise DataError(f"{file}: {where or 'top level'}: {_plain(text or str(e))}") from e
+        other = unsupported_format(file)
+        if other is not None:
+            raise DataError(f"{file}: expected COCO's JSON, got {other.name}", hint=other.hint) from e
+        hint = "" if where else "COCO's JSON is an object with the lists images, annotations and categories"
+        raise DataError(f"{file}: {where or 'top level'}: {_plain(text or str(e))}", hint=hint) from e
     except RecursionError as e:
         raise DataError(f"{file}: expected COCO's JSON, got lists nested too deeply") from e
     except (msgspec.DecodeError, UnicodeDecodeError) as e:
         if looks_like_html(content):
             raise DataError(f"{file}: expected JSON, got a web page", hint="download the file itself") from e
+        other = unsupported_format(file)
+        if other is not None:
+            raise DataError(f"{file}: expected JSON, got {other.name}", hint=other.hint) from e
         match = re.search(r"\(byte (\d+)\)", str(e))
         line = f", line {content[: int(match[1])].count(10) + 1}" if match else ""
         raise DataError(f"{file}{line}: expected JSON, got: {e}") from e

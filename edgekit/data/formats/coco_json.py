@@ -97,20 +97,21 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
 
 
 def coco_json_files(folder: Path) -> list[Path]:
-    """Finds files named like COCO box annotations in a folder and its direct subfolders."""
+    """Finds files named like COCO box annotations in a folder and its direct subfolders; else those of key points."""
     found = [file for file in _json_files(folder) if file.name.startswith("instances_") or _is_named(file)]
     for inner in folders_in(folder):
         found += [file for file in _json_files(inner) if inner.name.lower() == "annotations" or _is_named(file)]
-    return sorted(found)
+    return sorted(found) or _keypoint_files(folder)
 
 
 def _is_named(file: Path) -> bool:
     return file.name.lower() in _NAMES or file.name.lower().endswith(".coco.json")
 
 
-def _all_json_files(folder: Path) -> list[Path]:
-    """Returns the JSON files in a folder and its ``annotations``."""
-    return [file for place in (folder, folder / "annotations") if place.is_dir() for file in files_in(place, ".json")]
+def _keypoint_files(folder: Path) -> list[Path]:
+    """Returns the files of poses, which have boxes too, in a folder and its ``annotations``."""
+    places = [place for place in (folder, folder / "annotations") if place.is_dir()]
+    return [file for place in places for file in files_in(place, ".json") if file.name.startswith("person_keypoints_")]
 
 
 def _json_files(folder: Path) -> list[Path]:
@@ -127,7 +128,7 @@ def _source(path: Path, choice: Choice) -> _Source:
     if path.is_dir():
         files = coco_json_files(path) or _json_files(path)
         if choice.task == "pose":
-            files = [each for each in _all_json_files(path) if each.name.startswith("person_keypoints_")] or files
+            files = _keypoint_files(path) or files
         if len(files) == 1 and _split_of(files[0]) is None:
             return _undeclared(files[0], wanted)
     else:
@@ -155,7 +156,7 @@ def _undeclared(file: Path, wanted: Split) -> _Source:
 def _siblings(file: Path) -> dict[Split, Path]:
     """Returns the files of all splits: those with the same name up to the split, in the file's folder or next to it."""
     if split_from_name(file.name):
-        same = [each for each in _json_files(file.parent) if without_split(each.name) == without_split(file.name)]
+        same = [each for each in files_in(file.parent, ".json") if without_split(each.name) == without_split(file.name)]
     else:
         folders = folders_in(file.parent.parent) if split_from_folder(file.parent) else []
         same = [
@@ -195,7 +196,7 @@ def _images(content: CocoFile, file: Path, tally: Tally) -> list[tuple[Image, Pa
 
 def _image_folders(file: Path) -> list[Path]:
     """Returns the folders that the images' file names may be relative to."""
-    split = file.stem.removeprefix("instances_")
+    split = file.stem.removeprefix("instances_").removeprefix("person_keypoints_")
     near = [file.parent, *(file.parent / name for name in ("images", "data", split))]
     beside = (split, "images", "data", f"images/{split}", f"data/{split}", "JPEGImages", "")
     return near + [file.parent.parent / name for name in beside]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.data.examples import Choice, Example, Split
 from edgekit.data.files import files_in
 from edgekit.data.formats.csv_records import (
@@ -20,6 +21,7 @@ from edgekit.data.formats.csv_records import (
     records,
     separator_of,
 )
+from edgekit.data.formats.unsupported import TABLE_OF_IMAGES_HINT, is_table_of_images, unsupported_format
 from edgekit.data.splits import DRAWN, SPLIT_NAMES, SplitFile, file_of_split, is_drawn
 from edgekit.errors import DataError, UsageError, nearest
 from edgekit.recipe.schema import Task
@@ -27,6 +29,7 @@ from edgekit.recipe.schema import Task
 __all__ = ["CsvTable", "csv_from_path", "is_table"]
 
 _MAX_CLASSES = 10_000
+_TARGET_NAMES = frozenset({"label", "labels", "class", "target"})
 
 
 @dataclass(frozen=True)
@@ -108,18 +111,26 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
 
     Columns are separated by commas, semicolons or tabs; a field in quotes may contain separators and newlines. Numbers
     have a decimal point or a decimal comma. The first line is a header if one of its fields is not a number. All
-    feature columns are numeric. The target is a class if the task is ``classify``, or if no task is given and the first
-    row's target is not a number; otherwise it is a number. If the file name contains no split, a fifth of the rows is
-    the test split, by a hash of its fields, so that equal rows are in the same split. A class has the same index in the
-    files of all splits; ``1`` and ``1.0`` are one class.
+    feature columns are numeric. The target is the column called label, class or target, if there is one of these, else
+    the last column. It is a class if the task is ``classify``, or if no task is given and the first row's target is not
+    a number; otherwise it is a number. If the file name contains no split, a fifth of the rows is the test split, by a
+    hash of its fields, so that equal rows are in the same split. A class has the same index in the files of all splits;
+    ``1`` and ``1.0`` are one class.
 
     Raises:
         UsageError: no column has the target's name.
-        DataError: a field is not a finite number, or a row has too many or too few fields; names the line. All rows
-            are checked when the file is opened.
+        DataError: the files of the splits have other columns, a field is not a finite number, or a row has too many or
+            too few fields; names the line. All rows are checked when the file is opened.
     """
     file, split, notes = _file(path, choice.split)
     layout = _layout(file, choice)
+    if split is not None:
+        _require_same_columns(path, layout, file, split, choice)
+    if choice.target is None and layout.target != layout.columns - 1:
+        notes = [
+            *notes,
+            f"the target is {layout.title(layout.target)}; {argument('column', like='NAME')} chooses another",
+        ]
     task = _task(file, layout, choice)
     rows, texts = _Rows(array("Q"), array("Q")), dict[str, int]()
     for record, fields, where in _lines(file, layout):
@@ -177,13 +188,17 @@ def _layout(file: Path, choice: Choice) -> _Layout:
     first = next(records(file, separator), Record(1, 0, []))
     fields = first.fields
     if len(fields) < 2:
+        other = unsupported_format(file)
+        if other is not None:
+            raise DataError(f"{file}: expected a table, got {other.name}", hint=other.hint)
         got = separator.join(fields)[:60]
         raise DataError(f"{file}, line {first.line}: expected at least two columns, got '{got}'")
     # Without a header, the last column of a classification table is the target and may be a word.
     numbers = [number_from_text(field) is not None for field in fields]
     headless = all(numbers) or (choice.task == "classify" and choice.target is None and all(numbers[:-1]))
     header = () if headless else tuple(fields)
-    target = len(fields) - 1
+    named = [i for i, name in enumerate(header) if name.lower() in _TARGET_NAMES]
+    target = named[0] if len(named) == 1 else len(fields) - 1
     if choice.target is not None:
         if choice.target not in header:
             raise UsageError(
@@ -194,6 +209,23 @@ def _layout(file: Path, choice: Choice) -> _Layout:
             raise UsageError(f"{file}: expected one column '{choice.target}', got {header.count(choice.target)}")
         target = header.index(choice.target)
     return _Layout(separator, header, len(fields), target)
+
+
+def _require_same_columns(path: Path, layout: _Layout, file: Path, own: Split, choice: Choice) -> None:
+    """Checks the columns against those of the training file; of a file without the target, another would be taken."""
+    try:
+        train = _file(path, "train")
+        expected = _layout(train.path, choice).header if own != "train" and train.split == "train" else ()
+    except DataError:
+        return  # there is none, or it is read when it is asked for
+    if expected and layout.header and layout.header != expected:
+        lacks = [name for name in expected if name not in layout.header]
+        got = f"none called {', '.join(lacks[:5])}" if lacks else ", ".join(layout.header[:8])
+        raise DataError(
+            f"{file}: expected the columns of {train.path.name}, got {got}",
+            hint=f"rename {train.path.name} to a name without a split, such as table.csv, and give that file: a fifth "
+            "of its rows is the test split",
+        )
 
 
 def _checked(record: Record, layout: _Layout, where: str) -> list[str]:
@@ -214,9 +246,15 @@ def _number(fields: list[str], column: int, layout: _Layout, where: str) -> floa
     if number is None:
         raise DataError(
             f"{where}, {layout.title(column)}: expected a number that is finite in float32, got '{text[:40]}'",
-            hint="write it without separators of thousands" if is_grouped(text) else "",
+            hint=_number_hint(text, layout),
         )
     return number
+
+
+def _number_hint(text: str, layout: _Layout) -> str:
+    if is_table_of_images(layout.header):
+        return TABLE_OF_IMAGES_HINT
+    return "write it without separators of thousands" if is_grouped(text) else ""
 
 
 def _count(classes: dict[str, int], name: str, where: str) -> None:

@@ -11,6 +11,7 @@ from edgekit.data.formats.idx import is_idx_name
 from edgekit.data.formats.image_folder import split_folders
 from edgekit.data.formats.parallel_text import is_parallel_text
 from edgekit.data.formats.text_lines import utf8_bytes
+from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.data.formats.voc import voc_root
 from edgekit.data.formats.yolo_source import has_labelled_images, yolo_config, yolo_folders
 from edgekit.data.images import image_suffixes
@@ -36,14 +37,21 @@ def format_from_path(path: Path) -> str:
     except OSError as e:
         raise DataError(f"{path}: expected a readable file or folder, got: {e.strerror or e}") from e
     if found is None:
-        inner = _folder_below(path) if path.is_dir() else None
-        raise DataError(
-            f"{path}: expected {_EXPECTED}; got {'a folder' if path.is_dir() else 'a file'} in an unknown format",
-            hint=f"use the folder {inner}"
-            if inner is not None
-            else "specify the format with a prefix, such as folder:PATH, idx:, coco:, voc:, yolo:, csv: or text:",
-        )
+        raise _unknown(path)
     return found
+
+
+def _unknown(path: Path) -> DataError:
+    inner = _folder_below(path) if path.is_dir() else None
+    other = unsupported_format(path) if inner is None else None
+    if other is not None:
+        return DataError(f"{path}: expected {_EXPECTED}; got {other.name}", hint=other.hint)
+    what = "a folder" if path.is_dir() else "a file"
+    hint = "specify the format with a prefix, such as folder:PATH, idx:, coco:, voc:, yolo:, csv: or text:"
+    return DataError(
+        f"{path}: expected {_EXPECTED}; got {what} in an unknown format",
+        hint=f"use the folder {inner}" if inner else hint,
+    )
 
 
 def _of_file(path: Path) -> str | None:
@@ -81,9 +89,14 @@ def _of_folder(path: Path) -> str | None:
 
 
 def _folder_below(path: Path) -> Path | None:
-    """Returns the subfolder with a data set; archives often unpack into a folder more than expected."""
-    found = [folder for folder in folders_in(path) if _of_folder(folder) is not None]
-    return found[0] if len(found) == 1 else None
+    """Returns the only data set below a folder; archives and torchvision put it one or two folders deeper."""
+    level = folders_in(path)
+    for _ in range(2):
+        found = [folder for folder in level if _of_folder(folder) is not None]
+        if found:
+            return found[0] if len(found) == 1 else None
+        level = [inner for folder in level for inner in folders_in(folder)]
+    return None
 
 
 def _is_coco_json(path: Path) -> bool:

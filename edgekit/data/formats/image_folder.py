@@ -7,7 +7,8 @@ from pathlib import Path
 
 from edgekit.data.detection_set import empty_classes
 from edgekit.data.examples import Choice, Example, Split
-from edgekit.data.files import files_in, folders_in
+from edgekit.data.files import files_below, files_in, folders_in
+from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.data.images import image_suffixes, images_below, read_image
 from edgekit.data.splits import available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
 from edgekit.errors import DataError
@@ -16,8 +17,11 @@ from edgekit.recipe.schema import Task
 __all__ = ["ImageFolder", "image_folder_from_path", "split_folders"]
 
 
-_NO_CLASSES = frozenset({"data", "images", "image", "imgs", "img", "jpegimages", "photos", "pictures"})
-_OTHER_LABELS = "labels in a CSV file beside images are not supported: export as folders, COCO, VOC or YOLO"
+_NO_CLASSES = frozenset(
+    "data images image imgs img jpegimages photos pictures labels label annotations annotation ann masks mask "
+    "segmentation segmentationclass segmentationobject imagesets gt groundtruth".split()
+)
+_OTHER_LABELS = "labels in a file beside images, such as CSV, are not read: export as folders, COCO, VOC or YOLO"
 _HINT = "each class needs two images or more, so that one is for the test; or write the folders train and test"
 
 
@@ -122,16 +126,32 @@ def _require_classes(root: Path, classes: Sequence[Path]) -> None:
             f"{root}: expected one subfolder per class, got the single folder {classes[0].name} without images",
             hint=f"use {classes[0]}",
         )
-    if len(classes) == 1 and classes[0].name.lower() in _NO_CLASSES:
+    *first, last = (folder.name for folder in classes[:4])
+    names = f"{', '.join(first)} and {last}" if first else last
+    if all(folder.name.lower() in _NO_CLASSES for folder in classes):
+        got = f"the single folder {names}" if len(classes) == 1 else f"the folders {names}"
+        raise _other(root, f"{root}: expected one subfolder per class, got {got}")
+    if all(split_from_folder(folder) is not None for folder in classes):
+        raise _other(root, f"{root}: expected a subfolder for each class in {names}, got images without classes")
+    other = next((folder for folder in classes if _has_other_files(folder)), None)
+    if other is not None:
         raise DataError(
-            f"{root}: expected one subfolder per class, got the single folder {classes[0].name}", hint=_OTHER_LABELS
+            f"{root}: expected images in the folder of each class, got other files alone in {other.name}",
+            hint=f"move {other.name} out of the data set if it is no class",
         )
-    if len(classes) > 1 and all(split_from_folder(folder) is not None for folder in classes):
-        raise DataError(
-            f"{root}: expected a subfolder for each class in {' and '.join(folder.name for folder in classes)}, got "
-            "images without classes",
-            hint=_OTHER_LABELS,
-        )
+
+
+def _has_other_files(folder: Path) -> bool:
+    """Whether a folder has files, and no image."""
+    return next(images_below(folder), None) is None and next(files_below(folder), None) is not None
+
+
+def _other(root: Path, message: str) -> DataError:
+    """Returns the error on folders of images without classes, with the format that they are in, if it is known."""
+    other = unsupported_format(root)
+    if other is None:
+        return DataError(message, hint=_OTHER_LABELS)
+    return DataError(f"{message}, beside {other.name}", hint=other.hint)
 
 
 def _strays(root: Path) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from edgekit.data.detection_set import AnnotatedImage, BoxList, Corners, DetectionSet, Tally
 from edgekit.data.examples import Boxes, Choice, Split
@@ -79,6 +80,9 @@ def _why_no_test(source: YoloSource) -> str:
 
 def _images(source: YoloSource, path: Path, wanted: Split, tally: Tally) -> tuple[list[Path], Split, list[str]]:
     """Returns the images of a split, the split that was read, and notes."""
+    declared = {*source.images, *source.missing}
+    if wanted == "test" and "test" not in declared and "val" in source.missing:
+        wanted = "val"  # which stands for the test split, and whose error says more
     if wanted in source.missing:
         raise source.missing[wanted]
     if source.images or source.missing:
@@ -153,11 +157,12 @@ class _LabelFiles:
     def of(self, image: Path) -> Path | None:
         """Returns the label file of an image, or None."""
         parts, candidates = image.parts, list[tuple[Path, tuple[str, ...]]]()
-        text = f"{image.stem}.txt"
+        # Label Studio writes either name with escapes, such as %20, and the other one without.
+        texts = [f"{stem}.txt" for stem in dict.fromkeys((image.stem, unquote(image.stem), quote(image.stem)))]
         for place in reversed(range(len(parts) - 1)):
             if parts[place].lower() in IMAGE_FOLDERS and (labels := self._folder(Path(*parts[:place]))):
-                candidates.append((labels, (*parts[place + 1 : -1], text)))
-        candidates.append((image.parent, (text,)))
+                candidates += [(labels, (*parts[place + 1 : -1], text)) for text in texts]
+        candidates += [(image.parent, (text,)) for text in texts]
         found = first_file(folder.joinpath(*below) for folder, below in candidates)
         # Windows and macOS take labels/Val/A.TXT for labels/val/a.txt.
         return found or first_file(
@@ -174,10 +179,10 @@ def _count_orphans(used: set[Path], tally: Tally) -> None:
     """Counts the label files of missing images, in the folders of the label files that were read."""
     for folder in sorted({file.parent for file in used}):
         places = [folder, *_mirrors(folder)]
-        stems = {image.stem.lower() for place in places for image in files_in(place, *image_suffixes())}
+        stems = {unquote(image.stem).lower() for place in places for image in files_in(place, *image_suffixes())}
         for file in files_in(folder, ".txt"):
             is_list = file.name.lower() in NAME_FILES or split_from_folder(Path(file.stem)) is not None
-            if file not in used and file.stem.lower() not in stems and not is_list:
+            if file not in used and unquote(file.stem).lower() not in stems and not is_list:
                 tally.skip("label files without an image", DataError(f"{file}: expected its image, got no such file"))
 
 
@@ -202,6 +207,7 @@ def _boxes(file: Path, source: YoloSource, tally: Tally, needed: str) -> Boxes:
             continue
         seen.add(text)
         try:
+            _require_no_dota(fields, where)
             label = _label(fields[0], source.names, where)
             numbers = _numbers_of(fields[1:], where)
             corners, outline = _corners(numbers, source.keypoints, where)
@@ -219,9 +225,23 @@ def _label(text: str, names: tuple[str, ...] | None, where: str) -> int:
     digits = text.partition(".")[0] if text.rstrip("0").endswith(".") else text
     label = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 9 else -1
     if not 0 <= label <= last:
-        hint = "separate the numbers with spaces" if "," in text else ""
-        raise DataError(f"{where}: expected a class from 0 to {last}, got '{text[:40]}'", hint=hint)
+        raise DataError(f"{where}: expected a class from 0 to {last}, got '{text[:40]}'", hint=_class_hint(text))
     return label
+
+
+def _class_hint(text: str) -> str:
+    if "," in text:
+        return "separate the numbers with spaces"
+    return "" if text[:1].isdigit() or text.startswith("-") else "label files have the number of a class, not its name"
+
+
+def _require_no_dota(fields: list[str], where: str) -> None:
+    """Refuses DOTA's lines, whose corners in px would else be taken for a class and an outline."""
+    if len(fields) == 10 and fields[9].isdigit() and not fields[8].replace(".", "").isdigit():
+        raise DataError(
+            f"{where}: expected a class and numbers, got corners in px, a name and a difficulty, as DOTA has them",
+            hint="export as YOLOv8's rotated boxes (OBB)",
+        )
 
 
 def _numbers_of(fields: list[str], where: str) -> list[float]:

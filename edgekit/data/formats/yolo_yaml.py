@@ -14,20 +14,25 @@ from edgekit.errors import DataError
 
 __all__ = ["Settings", "names_from_value", "settings_from_data", "settings_from_yaml"]
 
-Settings: TypeAlias = "dict[str, str | list[str] | dict[int, str]]"
+Value: TypeAlias = "str | list[str] | dict[int, str]"
+Settings: TypeAlias = "dict[str, Value]"
+Anchors: TypeAlias = "dict[str, Value]"
 
 _QUOTED = {"'": re.compile(r"'(?:[^']|'')*'"), '"': re.compile(r'"(?:[^"\\]|\\.)*"')}
 # An unquoted text ends at a comma or a bracket; it may contain spaces. Comments have been removed before.
 _PLAIN = re.compile(r"[^,\[\]{}]+")
 _FLOW_NUMBER = re.compile(r"(['\"]?)(\d{1,6})\1\s*:\s*")
-_PROPERTIES = re.compile(r"(?:[&!]\S*\s*)+")
-"""Anchors and tags, which say nothing of a value that is a text, a list or a map."""
+_PROPERTIES = re.compile(r"(?:[&!][^\s,\[\]{}]*(?:\s+|$))+")
+"""Anchors and tags before a value; tags say nothing of one that is a text, a list or a map."""
+_ANCHOR = re.compile(r"&(\S+)")
+_ALIAS = re.compile(r"\*([^\s,\[\]{}]+)")
 _ESCAPE = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))")
 _ESCAPES = {
     "0": "\0", "a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", "e": "\x1b",
     "N": "\x85", "_": "\xa0", "L": "\u2028", "P": "\u2029",
 }  # fmt: skip
 """YAML 1.2.2, section 5.7; any other character stands for itself."""
+_NAMES_HINT = "such as names: [cat, dog]"
 _SPACE = re.compile(r"\s*")
 _MARK = re.compile(r"['\"]|(?:^|\s)#")
 _KEY = re.compile(r"(['\"]?)([A-Za-z_][\w-]*)\1\s*:(?:\s+(.*))?$")
@@ -55,12 +60,14 @@ def settings_from_data(file: Path) -> Settings:
 def settings_from_yaml(file: Path) -> Settings:
     """Reads the top-level strings, lists of strings and numbered strings of a YAML file.
 
-    Data sets are described with these; other entries, such as a download script, are ignored. JSON is YAML too.
+    Data sets are described with these; other entries, such as a download script, are ignored. An alias, ``*name``, is
+    the value behind the anchor ``&name`` above it. JSON is YAML too.
 
     Raises:
         DataError: the file cannot be read, or its class names are in an unsupported form; names the line.
     """
     settings: Settings = {}
+    anchors: Anchors = {}
     block: list[Line] = []
     key, first = "", Line(0, 0, "")
     lines = list(_lines(file))
@@ -72,8 +79,8 @@ def settings_from_yaml(file: Path) -> Settings:
             block.append(line)
             continue
         if key:
-            _take(settings, key, first, block, file)
-        key, first, block = match[2], Line(line.number, 0, _PROPERTIES.sub("", match[3] or "", count=1)), []
+            _take(settings, anchors, key, first, block, file)
+        key, first, block = match[2], Line(line.number, 0, match[3] or ""), []
     return settings
 
 
@@ -91,8 +98,10 @@ def names_from_value(value: object, file: Path) -> tuple[str, ...]:
                 hint="give classes without images a name too, because label files have the numbers",
             )
         value = [value[i] for i in range(len(value))]
+    if isinstance(value, str) and value:
+        raise DataError(f"{file}: names: expected a list, got '{value[:60]}'", hint=_NAMES_HINT)
     if not isinstance(value, list) or not value:
-        raise DataError(f"{file}: names: expected class names, got none", hint="such as names: [cat, dog]")
+        raise DataError(f"{file}: names: expected class names, got none", hint=_NAMES_HINT)
     if "" in value:
         raise DataError(f"{file}: names: expected a name for class {value.index('')}, got none")
     return tuple(value)
@@ -120,37 +129,59 @@ def _settings_from_json(lines: list[Line], file: Path) -> Settings:
     return settings
 
 
-def _take(settings: Settings, key: str, first: Line, block: list[Line], file: Path) -> None:
+def _take(settings: Settings, anchors: Anchors, key: str, first: Line, block: list[Line], file: Path) -> None:
     """Parses the value of a key, from its own line and the lines below."""
     if key in settings:
         raise DataError(f"{file}, line {first.number}: expected '{key}' once, got a duplicate")
+    name, own = _without_anchor(first.text)
+    value = _value(anchors, key, Line(first.number, 0, own), block, file)
+    if value is not None:
+        settings[key] = value
+    if value is not None and name:
+        anchors[name] = value
+
+
+def _value(anchors: Anchors, key: str, first: Line, block: list[Line], file: Path) -> Value | None:
+    """Returns the value of a key; None if it is of another form, which describes no data set."""
     text = " ".join([first.text, *(line.text for line in block)]).strip()
+    own = _without_comment(first.text).strip()
+    if alias := _ALIAS.fullmatch(own):
+        return anchors.get(alias[1], own)
     if text.startswith(("[", "{")):
-        settings[key] = _flow(
-            file, first.number, " ".join(map(_without_comment, [first.text, *(each.text for each in block)]))
-        )
-    elif not block:
-        settings[key] = _scalar(first.text)
-    elif _scalar(first.text) == "" and block[0].text.lstrip().startswith("- "):
-        settings[key] = [_scalar(_match(_ITEM, line, "- NAME", file)[1]) for line in block]
-    elif _scalar(first.text) == "" and _NUMBERED.match(block[0].text):
-        settings[key] = _numbered(block, file)
-    elif key == "names":
+        joined = " ".join(map(_without_comment, [first.text, *(each.text for each in block)]))
+        return _flow(file, first.number, joined, anchors)
+    if not block:
+        return _scalar(first.text, anchors)
+    if not own and block[0].text.lstrip().startswith("- "):
+        return [_scalar(_match(_ITEM, line, "- NAME", file)[1], anchors) for line in block]
+    if not own and _NUMBERED.match(block[0].text):
+        return _numbered(block, file, anchors)
+    if key == "names":
         raise DataError(f"{file}, line {first.number}: names: expected a list of names, got '{text[:60]}'")
+    return None
 
 
-def _numbered(block: list[Line], file: Path) -> dict[int, str]:
+def _without_anchor(text: str) -> tuple[str, str]:
+    """Returns the anchor before a value, empty if there is none, and the value without it."""
+    properties = _PROPERTIES.match(text)
+    if properties is None:
+        return "", text
+    anchor = _ANCHOR.search(properties[0])
+    return anchor[1] if anchor else "", text[properties.end() :]
+
+
+def _numbered(block: list[Line], file: Path, anchors: Anchors) -> dict[int, str]:
     names: dict[int, str] = {}
     for line in block:
         match = _match(_NUMBERED, line, "NUMBER: NAME", file)
-        _add(names, match[2], match[3], f"{file}, line {line.number}")
+        _add(names, match[2], _scalar(match[3], anchors), f"{file}, line {line.number}")
     return names
 
 
-def _add(names: dict[int, str], number: str, text: str, where: str) -> None:
+def _add(names: dict[int, str], number: str, name: str, where: str) -> None:
     if int(number) in names:
         raise DataError(f"{where}: expected a unique number, got a duplicate: {number}")
-    names[int(number)] = _scalar(text)
+    names[int(number)] = name
 
 
 def _match(pattern: re.Pattern[str], line: Line, expected: str, file: Path) -> re.Match[str]:
@@ -160,7 +191,7 @@ def _match(pattern: re.Pattern[str], line: Line, expected: str, file: Path) -> r
     return match
 
 
-def _flow(file: Path, line: int, text: str) -> list[str] | dict[int, str]:
+def _flow(file: Path, line: int, text: str, anchors: Anchors) -> list[str] | dict[int, str]:
     """Parses ``[cat, dog]`` or ``{0: cat, 1: dog}``."""
     inner, where = text.strip(), f"{file}, line {line}"
     numbered, close = inner[0] == "{", {"[": "]", "{": "}"}[inner[0]]
@@ -178,9 +209,9 @@ def _flow(file: Path, line: int, text: str) -> list[str] | dict[int, str]:
             expected = "numbers, names and commas" if numbered else "names and commas"
             raise DataError(f"{where}: expected {expected}, got '{inner[at : at + 60]}'")
         if number:
-            _add(names, number[2], match[0], where)
+            _add(names, number[2], _scalar(match[0], anchors), where)
         else:
-            items.append(_scalar(match[0]))
+            items.append(_scalar(match[0], anchors))
         at = _after_space(inner, end + 1)
     return names if numbered else items
 
@@ -203,8 +234,18 @@ def _without_comment(text: str) -> str:
     return text
 
 
-def _scalar(text: str) -> str:
-    text = _without_comment(text).strip()
+def _scalar(text: str, anchors: Anchors) -> str:
+    """Returns a text without quotes, comment and anchor; an alias as the text behind its anchor."""
+    name, text = _without_anchor(_without_comment(text).strip())
+    alias = _ALIAS.fullmatch(text)
+    found = anchors.get(alias[1]) if alias else None
+    scalar = found if isinstance(found, str) else _unquoted(text)
+    if name:
+        anchors[name] = scalar
+    return scalar
+
+
+def _unquoted(text: str) -> str:
     if len(text) >= 2 and text[0] == text[-1] == "'":
         return text[1:-1].replace("''", "'")
     if len(text) >= 2 and text[0] == text[-1] == '"':

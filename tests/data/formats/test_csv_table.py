@@ -160,3 +160,23 @@ def test_any_file_is_a_table_or_a_data_error(tmp_path_factory, content, task):
             assert np.isfinite(table[i].input).all()
     except DataError:
         pass
+
+
+@pytest.mark.parametrize("header", ["label,a,b", "a,Label,b", "a,b,label"])
+def test_a_column_called_label_is_the_target_wherever_it_is(tmp_path, header):
+    place = header.lower().split(",").index("label")
+    (tmp_path / "mnist_train.csv").write_text(f"{header}\n1,2,3\n4,5,6\n")
+    examples = csv_from_path(tmp_path / "mnist_train.csv", Choice("train", "classify"))
+    row = [1.0, 2.0, 3.0]
+    assert examples.labels == tuple(str(int(value)) for value in (row[place], row[place] + 3))
+    assert examples[0].input.tolist() == row[:place] + row[place + 1 :]
+    assert any("the target is column" in note for note in examples.notes) == (place != 2)
+
+
+def test_a_test_file_without_the_target_is_an_error(tmp_path):
+    (tmp_path / "train.csv").write_text("Id,a,b,price\n1,2,3,4\n")
+    (tmp_path / "test.csv").write_text("Id,a,b\n1,2,3\n")
+    with pytest.raises(DataError, match="expected the columns of train.csv, got none called price") as error:
+        csv_from_path(tmp_path, Choice("test"))
+    assert "table.csv" in error.value.hint
+    assert len(csv_from_path(tmp_path, Choice("train"))) == 1

@@ -112,7 +112,13 @@ def test_outlines_may_be_a_hundredth_outside_as_in_ultralytics(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("line", "hint"), [("0,0.25,0.25,0.5,0.5", "with spaces"), (f"{RED} 0.97", "predictions end with a score")]
+    ("line", "hint"),
+    [
+        ("0,0.25,0.25,0.5,0.5", "with spaces"),
+        (f"{RED} 0.97", "predictions end with a score"),
+        ("red 0.25 0.25 0.5 0.5", "the number of a class, not its name"),
+        ("1 10 50 10 50 50 10 50 red 0", "as DOTA has them"),
+    ],
 )
 def test_lines_of_other_formats_are_named(tmp_path: Path, line: str, hint: str) -> None:
     image(tmp_path / "images" / "a.png")
@@ -208,3 +214,44 @@ def test_tables_with_a_class_at_the_end_are_tables(tmp_path: Path, name: str, en
 
     assert examples.labels == ("cat", "dog")
     assert examples.task == "classify"
+
+
+@pytest.mark.parametrize(("picture", "label"), [("caf%C3%A9", "café"), ("a b", "a%20b"), ("a%20b", "a%20b")])
+def test_names_with_escapes_of_addresses_are_found(tmp_path: Path, picture: str, label: str) -> None:
+    image(tmp_path / "images" / f"{picture}.jpg")
+    text(tmp_path / "labels" / f"{label}.txt", f"{RED}\n{BLUE}\n")
+    text(tmp_path / "classes.txt", "red\nblue\n")
+    examples = data_set(str(tmp_path), split="train")
+    assert boxes(examples) == ([0, 1], CORNERS)
+    assert not any("without an image" in note for note in examples.notes)
+
+
+def test_cvats_poses_are_found(tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        image(tmp_path / "images" / name / f"{name}.jpg")
+        content = {
+            "images": [{"id": 1, "file_name": f"{name}.jpg", "width": 64, "height": 64}],
+            "categories": [{"id": 1, "name": "person", "keypoints": ["a", "b"]}],
+            "annotations": [
+                {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 32, 32], "keypoints": [1, 1, 2, 9, 9, 2]}
+            ],
+        }
+        text(tmp_path / "annotations" / f"person_keypoints_{name}.json", json.dumps(content))
+    train = f"coco:{tmp_path}/annotations/person_keypoints_train.json"
+    for source, task in ((str(tmp_path), "pose"), (str(tmp_path), "detect"), (train, "pose")):
+        examples = data_set(source, split="val", task=task)
+        assert (examples.split, boxes(examples)) == ("val", ([0], [[0.0, 0.0, 32.0, 32.0]]))
+
+
+def test_a_split_that_is_missing_is_named_where_it_stands_for_the_test(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "a.jpg")
+    text(tmp_path / "data.yaml", "train: images\nval: images/val*.jpg\nnames: [red, blue]\n")
+    with pytest.raises(DataError, match=r"data.yaml: val: expected a file or a folder, got no such path: images/val\*"):
+        data_set(str(tmp_path))
+
+
+def test_a_set_of_one_split_says_how_to_measure_on_it(tmp_path: Path) -> None:
+    image(tmp_path / "train" / "ant" / "1.png")
+    with pytest.raises(DataError) as error:
+        data_set(str(tmp_path))
+    assert error.value.hint == "add a split val, or measure on the train split with split='train'"

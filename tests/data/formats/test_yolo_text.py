@@ -220,7 +220,7 @@ def test_a_line_that_is_no_box_is_an_error(tmp_path, text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("names: cat\ntrain: images", "names: expected class names, got none"),
+        ("names: cat\ntrain: images", "names: expected a list, got .cat."),
         ("train: images\n", "names: expected class names"),
         ("names: []\n", "names: expected class names"),
         ("names: [cat, ]x\n", "line 1: expected a list that ends with ]"),

@@ -1,0 +1,108 @@
+"""Recognizes formats of other programs that EdgeKit does not read, so that a message can name them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from edgekit.data.files import files_in, folders_in
+from edgekit.data.formats.text_lines import utf8_bytes
+from edgekit.errors import DataError
+
+__all__ = ["TABLE_OF_IMAGES_HINT", "Unsupported", "is_table_of_images", "unsupported_format"]
+
+_START_BYTES = 1 << 16
+_EXPORT = "export it as COCO, VOC or YOLO, which are read"
+TABLE_OF_IMAGES_HINT = (
+    "tables that name images are not read: write a folder for each class, or export boxes as COCO, VOC or YOLO"
+)
+_BY_SUFFIX = {
+    (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"): ("an archive", "unpack it, and give its folder"),
+    (".tfrecord", ".tfrecords", ".record"): ("TFRecord files", _EXPORT),
+    (".parquet", ".arrow", ".feather"): ("a table of Apache Arrow", "write images as files, and tables as CSV"),
+    (".xlsx", ".xls", ".ods"): ("a spreadsheet", "save it as CSV"),
+    (".npz", ".npy"): ("NumPy arrays", "write images as files, and tables as CSV"),
+    (".h5", ".hdf5", ".mat", ".pkl", ".pickle"): ("a file of arrays", "write images as files, and tables as CSV"),
+}
+# Words of which each file of a program has one, and no COCO JSON has any.
+_BY_JSON = {
+    (b'"imagePath"', b'"shape_type"'): "labelme's JSON",
+    (b'"shape_attributes"', b'"_via_settings"', b'"_via_img_metadata"'): "VIA's JSON",
+    (b'"classTitle"', b'"geometry_config"', b'"projectType"'): "Supervisely's JSON",
+    (b'"completed_by"', b'"from_name"'): "Label Studio's own JSON",
+    (b'"_media_type"', b'"sample_fields"', b'"_sample_collection_id"'): "FiftyOne's own JSON",
+}
+_BY_NAME = {
+    "_classes.csv": ("a table with several classes for each image", TABLE_OF_IMAGES_HINT),
+    "_annotations.csv": ("a table of boxes", TABLE_OF_IMAGES_HINT),
+    "_annotations.txt": ("a list of images with their boxes in px", _EXPORT),
+    "metadata.jsonl": ("Hugging Face's imagefolder with metadata", TABLE_OF_IMAGES_HINT),
+    "metadata.csv": ("Hugging Face's imagefolder with metadata", TABLE_OF_IMAGES_HINT),
+}
+_IMAGE_COLUMNS = frozenset(
+    "filename file_name file filepath image image_id imageid image_name image_path img img_path path".split()
+)
+
+
+class Unsupported(NamedTuple):
+    """A format that is not read.
+
+    Attributes:
+        name: what it is, for a message.
+        hint: what to do.
+    """
+
+    name: str
+    hint: str
+
+
+def unsupported_format(path: Path) -> Unsupported | None:
+    """Returns the format of a file or a folder if it is one that is known and not read, else None."""
+    return next((found for file in _candidates(path) if (found := _of_file(file)) is not None), None)
+
+
+def is_table_of_images(header: tuple[str, ...]) -> bool:
+    """Whether one of a table's columns names images."""
+    return any(name.strip().lower() in _IMAGE_COLUMNS for name in header)
+
+
+def _candidates(path: Path) -> Iterator[Path]:
+    """Yields a file, or the first files of each kind in a folder and in the two levels below it."""
+    if not path.is_dir():
+        yield path
+        return
+    level = [path]
+    for _ in range(3):
+        for folder in level:
+            by_suffix: dict[str, Path] = {}
+            for file in _readable(files_in, folder):
+                if file.name.lower() in _BY_NAME:
+                    yield file
+                by_suffix.setdefault(file.suffix.lower(), file)
+            yield from by_suffix.values()
+        level = [inner for folder in level for inner in _readable(folders_in, folder)][:100]
+
+
+def _readable(listing: Callable[[Path], list[Path]], folder: Path) -> list[Path]:
+    try:
+        return listing(folder)
+    except DataError:  # a folder of other users
+        return []
+
+
+def _of_file(file: Path) -> Unsupported | None:
+    if found := _BY_NAME.get(file.name.lower()):
+        return Unsupported(*found)
+    suffix = file.suffix.lower()
+    if named := next((found for suffixes, found in _BY_SUFFIX.items() if suffix in suffixes), None):
+        return Unsupported(*named)
+    if suffix != ".json":
+        return None
+    try:
+        with file.open("rb") as content:
+            start = utf8_bytes(content.read(_START_BYTES))
+    except OSError:  # without access; reading the data set says so
+        return None
+    program = next((name for words, name in _BY_JSON.items() if any(word in start for word in words)), None)
+    return Unsupported(program, _EXPORT) if program else None

@@ -1,0 +1,96 @@
+"""Formats of other programs that are not read are named, and never taken for folders of classes or tables."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from edgekit.data.examples import data_set
+from edgekit.errors import DataError
+
+
+def written(root: Path, files: dict[str, str]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix in (".jpg", ".png"):
+            Image.new("RGB", (8, 8)).save(path)
+        else:
+            path.write_text(content)
+    return root
+
+
+LABELME = '{"version": "5.0", "shapes": [{"label": "a", "shape_type": "rectangle"}], "imagePath": "1.jpg"}'
+VIA = '{"1.jpg9": {"filename": "1.jpg", "regions": [{"shape_attributes": {"name": "rect"}}]}}'
+SUPERVISELY = '{"classes": [{"title": "a"}], "tags": [], "projectType": "images"}'
+LABEL_STUDIO = '[{"id": 1, "annotations": [{"completed_by": 1, "result": []}], "data": {"image": "1.jpg"}}]'
+
+
+@pytest.mark.parametrize(
+    ("files", "name"),
+    [
+        ({"1.jpg": "", "1.json": LABELME}, "labelme's JSON"),
+        ({"train/1.jpg": "", "train/1.json": LABELME, "val/2.jpg": "", "val/2.json": LABELME}, "labelme's JSON"),
+        ({"1.jpg": "", "via_project.json": VIA}, "VIA's JSON"),
+        ({"project-1.json": LABEL_STUDIO}, "Label Studio's own JSON"),
+        ({"train/a.tfrecord": ""}, "TFRecord files"),
+        ({"data/train-00000-of-00001.parquet": ""}, "Apache Arrow"),
+        ({"train/1.png": "", "train/metadata.jsonl": "{}"}, "Hugging Face's imagefolder with metadata"),
+        ({"train/1.jpg": "", "train/_annotations.csv": "", "valid/1.jpg": ""}, "a table of boxes"),
+        ({"train/1.jpg": "", "train/_annotations.txt": "", "valid/1.jpg": ""}, "a list of images with their boxes"),
+    ],
+)
+def test_the_format_is_named(tmp_path: Path, files: dict[str, str], name: str) -> None:
+    with pytest.raises(DataError, match=name) as error:
+        data_set(str(written(tmp_path, files)), split="train")
+    assert error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "prefix", "expected"),
+    [
+        ("1.json", LABELME, "coco", "labelme's JSON"),
+        ("set.zip", "PK", "coco", "an archive"),
+        ("set.zip", "PK", "", "an archive"),
+        ("t.xlsx", "PK", "csv", "a spreadsheet"),
+    ],
+)
+def test_a_file_is_named(tmp_path: Path, name: str, content: str, prefix: str, expected: str) -> None:
+    written(tmp_path, {name: content})
+    with pytest.raises(DataError, match=expected):
+        data_set(f"{prefix}:{tmp_path / name}" if prefix else str(tmp_path / name))
+
+
+def test_a_table_of_boxes_gets_a_hint(tmp_path: Path) -> None:
+    written(tmp_path, {"t.csv": "filename,width,height,class,xmin,ymin,xmax,ymax\n1.jpg,8,8,a,0,0,4,4\n"})
+    with pytest.raises(DataError, match="line 2, column 'filename'") as error:
+        data_set(f"csv:{tmp_path / 't.csv'}")
+    assert "tables that name images are not read" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        # CVAT's and VOC's masks; Open Images; Supervisely; a common layout of masks; Kaggle's cats and dogs.
+        ("JPEGImages/1.jpg", "SegmentationClass/1.png", "SegmentationObject/1.png", "ImageSets/Main/train.txt"),
+        ("data/1.jpg", "labels/detections.csv"),
+        ("img/1.jpg", "ann/1.jpg.json"),
+        ("images/1.jpg", "masks/1.png"),
+        ("train/cat.1.jpg", "train/dog.1.jpg"),
+        ("cats/1.jpg", "dogs/1.jpg", "docs/about.txt"),
+    ],
+)
+def test_folders_that_are_no_classes_are_refused(tmp_path: Path, files: tuple[str, ...]) -> None:
+    root = written(tmp_path, dict.fromkeys(files, "x"))
+    for source in (str(root), f"folder:{root}"):
+        with pytest.raises(DataError, match="expected (one subfolder per class|a subfolder for|images in the folder)"):
+            data_set(source, split="train")
+
+
+def test_a_data_set_two_folders_deeper_is_suggested(tmp_path: Path) -> None:
+    written(tmp_path, {"MNIST/raw/train-images-idx3-ubyte": "x"})
+    with pytest.raises(DataError) as error:
+        data_set(str(tmp_path))
+    assert error.value.hint == f"use the folder {tmp_path / 'MNIST' / 'raw'}"
