@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.arguments import argument
 from edgekit.errors import UsageError, nearest
-from edgekit.option import option, option_words
+from edgekit.option import MAX_THREADS, option, option_words
 from edgekit.option.objects import CalibrationData, ExampleInputs, InPython, convert_calib, convert_inputs
 from edgekit.option.sizes import (
     convert_batch,
@@ -97,6 +97,12 @@ def _parse_head_options(texts: Sequence[str]) -> dict[str, Any] | None:
     return fields or None
 
 
+def _convert_head_options(given: Any) -> Mapping[str, Any]:
+    if not isinstance(given, Mapping):
+        raise UsageError(f"{argument('head_option')}: expected fields by name, such as {{'extras': 32}}, got {given!r}")
+    return given
+
+
 def _write_preprocess(fields: Mapping[str, Any]) -> list[str]:
     return [
         f"{name}={','.join(map(str, value)) if isinstance(value, (list, tuple)) else value}"
@@ -107,7 +113,7 @@ def _write_preprocess(fields: Mapping[str, Any]) -> list[str]:
 def _convert_preprocess(given: Any) -> dict[str, Any] | None:
     from edgekit.recipe.preprocess import given_fields  # needs msgspec, as above
 
-    return given_fields(given) if given else None
+    return None if isinstance(given, Mapping) and not given else given_fields(given)
 
 
 def _convert_precision(name: str) -> Precision:
@@ -194,6 +200,7 @@ class ModelConfig:
         shown_default="what the outputs tell",
         repeated=True,
         parse=_parse_head_options,
+        convert=_convert_head_options,
         write=_write_preprocess,
     )
     no_head: bool = option(False, "Keep the outputs of an ONNX detector as arrays.", kind="flag")
@@ -258,6 +265,7 @@ class CalibrationConfig:
         metavar="PERCENT",
         kind="integer",
         minimum=0,
+        maximum=100,
     )
 
 
@@ -296,7 +304,12 @@ class TargetConfig:
         always=True,
     )
     threads: int = option(
-        0, "Threads the engine runs on; 0 lets the backend choose.", metavar="N", kind="integer", minimum=0
+        0,
+        "Threads the engine runs on; 0 lets the backend choose.",
+        metavar="N",
+        kind="integer",
+        minimum=0,
+        maximum=MAX_THREADS,
     )
     graph_only: bool = option(
         False,

@@ -134,6 +134,13 @@ def precision_from_name(name: str) -> Precision:
     return Precision(name)
 
 
+def _whole(number: object) -> int | None:
+    try:
+        return operator.index(number) if isinstance(number, SupportsIndex) else None
+    except TypeError:  # an array of several numbers
+        return None
+
+
 def size_from_value(value: int | Sequence[int], option: str) -> Size:
     """Converts a number, or a sequence of min, opt and max, to a size; a range of equal sizes becomes a number.
 
@@ -141,7 +148,7 @@ def size_from_value(value: int | Sequence[int], option: str) -> Size:
         UsageError: there are not three sizes, they decrease, or one is below 1; the message begins with ``option``.
     """
     numbers = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
-    whole = [operator.index(number) for number in numbers if isinstance(number, SupportsIndex)]
+    whole = [whole for number in numbers if (whole := _whole(number)) is not None]
     if (
         len(numbers) != len(whole)
         or len(whole) not in (1, 3)

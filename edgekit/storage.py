@@ -376,10 +376,11 @@ def storage_error(error: OSError, place: Path, *, needed_bytes: int = 0, written
     at = "" if file == place else f" ({file.name if _staging(file) else file})"
     why = _NO_ROOM.get(number) or _NOT_OURS.get(number) or error.strerror or str(error)
     need = f"{needed_bytes:,} bytes needed" if needed_bytes else f"more than {written_bytes or staged:,} bytes needed"
-    free = f"{need}, {free_bytes(place) + staged:,} bytes free"
+    is_begun = needed_bytes or written_bytes or staged
+    free = f"; {need}, {free_bytes(place) + staged:,} bytes free" if is_begun or number in _NO_ROOM else ""
     room = "make room or " if number in _NO_ROOM else ""
     return BuildError(
-        f"cannot write {place}{at}: {why}; {free}", hint=f"{room}choose another place with {argument('output')}"
+        f"cannot write {place}{at}: {why}{free}", hint=f"{room}choose another place with {argument('output')}"
     )
 
 

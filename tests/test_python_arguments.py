@@ -38,7 +38,7 @@ class DynamicCache:
         ({"calib_method": "kl"}, "calib_method: expected 'minmax', 'percentile', 'entropy' or 'mse', got 'kl'"),
         ({"calib_images": 0}, "calib_images: expected a whole number of 1 or more, got 0"),
         ({"keep_float": "head*"}, "keep_float: expected a list of texts, got 'head*'"),
-        ({"threads": -1}, "threads: expected a whole number of 0 or more, got -1"),
+        ({"threads": -1}, "threads: expected a whole number from 0 to 1024, got -1"),
         ({"seed": 1.5}, "seed: expected a whole number, got 1.5"),
         ({"profile": "no"}, "profile: expected True or False, got 'no'"),
         ({"shape": "320x320"}, "shape: expected a size for each dimension"),
@@ -112,3 +112,42 @@ def test_notes_are_warnings_at_the_line_of_the_caller(tmp_path: Path, write_clas
     assert any("calib=DIR" in text for text in texts)
     assert any(f"the engine at {tmp_path / 'engine'}" in text and "was replaced" in text for text in texts)
     assert {warning.filename for warning in own} == {__file__}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"threads": 10**6}, "threads: expected a whole number from 0 to 1024, got 1000000"),
+        ({"threads": np.zeros(2)}, "threads: expected a whole number from 0 to 1024"),
+        ({"noise_budget": 101}, "noise_budget: expected a whole number from 0 to 100, got 101"),
+        ({"calib_method": []}, "calib_method: expected 'minmax'"),
+        ({"batch": np.zeros(2)}, "batch: expected a number"),
+        ({"head_option": "extras"}, "head_option: expected fields by name"),
+    ],
+)
+def test_numbers_and_types_out_of_range_are_named(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(edgekit.UsageError) as caught:
+        edgekit.build("lenet", **{"target": "cpu", "profile": False, **given})
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "message"),
+    [
+        ("evaluate", {"data": "digits", "progress": 3}, "progress: expected None or an object"),
+        ("evaluate", {"data": "digits", "split": np.zeros(3)}, "split: expected train, val, test"),
+        ("train", {"labels": 3}, "labels: expected a text or a path, got 3"),
+        ("train", {"output": ""}, "output: expected the name of a file"),
+        ("train", {"resume": "yes"}, "resume: expected True or False, got 'yes'"),
+        ("estimate", {"board": 3}, "board: expected the name of a board, got 3"),
+        ("compare", {"limits": "p50"}, "limits: expected a list of limits"),
+    ],
+)
+def test_wrong_types_are_named_by_every_function(
+    function: str, given: dict[str, Any], message: str, make_bundle: Callable[..., Path]
+) -> None:
+    engine = make_bundle("engine")
+    first: Any = {"train": "lenet", "estimate": "lenet", "compare": [engine, engine]}.get(function, engine)
+    with pytest.raises(edgekit.EdgeKitError) as caught:
+        getattr(edgekit, function)(first, **given)
+    assert message in str(caught.value)

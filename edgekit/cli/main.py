@@ -167,17 +167,27 @@ def _ended(error: BaseException, arguments: Sequence[str]) -> int:
         return BROKEN_PIPE
     if isinstance(error, SystemExit):
         raise error
-    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        # The system refuses every use of such a name, the question whether it exists too.
-        name = Path(str(error.filename)).name
-        _say(f"{name[:40]}…: the name is too long for a file: {len(os.fsencode(name))} bytes", "use a shorter name")
-        return UsageError.exit_code
-    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
-        _say(f"{error.object!r}: expected a name in UTF-8, got other bytes", "rename the file or the folder")
+    if of_system := _of_system(error):
+        _say(*of_system)
         return UsageError.exit_code
     _say_traceback(error)
     _say("this is a bug in EdgeKit", "please report the lines above together with what `edgekit doctor` prints")
     return BUG
+
+
+def _of_system(error: BaseException) -> tuple[str, str] | None:
+    """Returns message and hint of an error that any use of a name, or of memory, may raise; None for another."""
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        # The system refuses every use of such a name, the question whether it exists too.
+        name = Path(str(error.filename)).name
+        return f"{name[:40]}…: the name is too long for a file: {len(os.fsencode(name))} bytes", "use a shorter name"
+    if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
+        return f"{error.object!r}: expected a name in UTF-8, got other bytes", "rename the file or the folder"
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {error}".removesuffix(
+            ": "
+        ), "choose smaller inputs, a smaller batch or fewer images"
+    return None
 
 
 def _hint_of(error: click.ClickException, arguments: Sequence[str]) -> str:
@@ -190,8 +200,14 @@ def _hint_of(error: click.ClickException, arguments: Sequence[str]) -> str:
     if possibilities := _possibilities(error):
         return f"did you mean {' or '.join(sorted(possibilities))}?"
     if isinstance(error, click.UsageError):
-        return f"see {error.ctx.command_path if error.ctx else 'edgekit'} --help"
+        return f"see {error.ctx.command_path if error.ctx else _command_in(arguments)} --help"
     return ""
+
+
+def _command_in(arguments: Sequence[str]) -> str:
+    """Returns the command of an error that click raises without a context, as for an option without its value."""
+    named = next((word for word in arguments if not word.startswith("-")), "")
+    return f"edgekit {named}" if named in cli.list_commands(click.Context(cli)) else "edgekit"
 
 
 def _possibilities(error: click.ClickException) -> Sequence[str]:

@@ -39,7 +39,9 @@ Examples:
     metavar="SET|PATH",
     help="Data set: digits, scenes, spelling, or files of a known format.",
 )
-@click.option("--column", metavar="NAME", help="Target column of a CSV table.  [default: the last one]")
+@click.option(
+    "--column", metavar="NAME", help="Target column of a CSV table.  [default: label, class or target, else the last]"
+)
 @click.option(
     "-o",
     "--output",

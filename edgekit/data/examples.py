@@ -134,7 +134,7 @@ class Choice:
     Attributes:
         split: the wanted split; see `data_set`.
         task: the task to read the data for; None for the format's default.
-        target: header of a table's target column; None for the last column.
+        target: header of a table's target column; None for label, class or target, else the last.
     """
 
     split: Split = "test"
@@ -160,15 +160,17 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
             note says when something else than the wanted split is read; `split_used` is what was read.
         task: expected task; an error if the data set is for another one. A set of boxes does for the tasks with masks
             or key points, if its format has none of these.
-        target: header of a table's target column; None for the last column.
+        target: header of a table's target column; None for label, class or target, else the last.
 
     Raises:
         UsageError: the name, path, format or column does not exist, or ``target`` is given and the set is not a table.
         DataError: the files do not match the format; names file and line.
         BackendUnavailable: a generated set needs a package that is not installed.
     """
-    if split not in get_args(Split):
-        raise UsageError(f"split: expected {', '.join(get_args(Split))}, got {split}")
+    if not isinstance(split, str) or split not in get_args(Split):
+        raise UsageError(f"split: expected {', '.join(get_args(Split))}, got {split!r}")
+    if target is not None and not isinstance(target, str):
+        raise UsageError(f"{argument('column')}: expected the header of a column, got {target!r}")
     choice = Choice(split, task, target)
     prefix, colon, rest = source.partition(":")
     if prefix in _GENERATED:

@@ -14,8 +14,8 @@ from edgekit.data.examples import DataSet, Split, check_first, data_set, split_u
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluators.base import ClassFigure, Details, Ready, Scoring, TaskEvaluator, batch_of
 from edgekit.evaluation.evaluators.choose import evaluator_from_session, measures
-from edgekit.option import given_number
-from edgekit.progress import Advance, Progress, Warnings
+from edgekit.option import given_flags, given_number
+from edgekit.progress import Advance, Progress, given_progress
 from edgekit.recipe.schema import Task
 from edgekit.runtime.session import Session, session_from_bundle
 
@@ -130,6 +130,8 @@ def evaluate_session(
     """Measures the accuracy of a loaded engine; see `evaluate_bundle`."""
     if not isinstance(score_threshold, (int, float)) or not 0 <= score_threshold <= 1:
         raise UsageError(f"{argument('score_threshold')}: expected 0 to 1, got {score_threshold!r}")
+    given_flags(multi_label=multi_label)
+    shown = given_progress(progress)
     evaluator = evaluator_from_session(session, examples, Scoring(score_threshold, multi_label))
     indices = spread(len(examples), limit)
     if not indices:
@@ -138,7 +140,7 @@ def evaluate_session(
     manifest, skipped, used = session.manifest, list[str](), list[int]()
     title = f"evaluating {str(manifest.precision).upper()}"
     start = time.perf_counter()
-    with (progress or Warnings()).stage(title, total=len(indices), unit="examples") as advance:
+    with shown.stage(title, total=len(indices), unit="examples") as advance:
         counted = 0
         for batch in _batches(evaluator, examples, indices, batch_of(session), skipped, used, advance):
             evaluator.evaluate(batch)

@@ -26,7 +26,8 @@ from edgekit.measure.reports import LatencyReport, Memory
 from edgekit.measure.run_length import RunLength, check_run_length
 from edgekit.measure.steady import steady_state
 from edgekit.measure.throughput import measure_throughput
-from edgekit.progress import Progress, Warnings
+from edgekit.option import given_flags, given_number, given_sizes
+from edgekit.progress import Progress, given_progress
 from edgekit.runtime.session import session_from_bundle
 from edgekit.specs import TensorSpec
 
@@ -79,6 +80,7 @@ def profile_bundle(
         UsageError: a number is out of range, the engine accepts no images, or it does not accept ``sizes``.
         RunError: the backend does not report the times of layers.
     """
+    given_flags(layers=layers)
     check_run_length(runs, duration_s, warmup, claim)
     before = resident_bytes()
     with session_from_bundle(path, threads=threads) as session:
@@ -152,8 +154,11 @@ def measure(
         power: see `profile_bundle`.
     """
     check_run_length(runs, duration_s, warmup, claim)
-    progress = progress or Warnings()
-    stages, once, source, inputs = run_of_session(session, image, seed, sizes or {})
+    progress = given_progress(progress)
+    given_flags(power=power)
+    stages, once, source, inputs = run_of_session(
+        session, image, given_number("seed", seed), given_sizes("sizes", sizes)
+    )
     on_gpu = backend(session.manifest.backend).on_gpu
     watched = PowerWatch(sensor(on_gpu=on_gpu) if power else "")
     with watched.idle_then_beside():

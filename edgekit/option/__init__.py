@@ -11,23 +11,30 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal
 
 from edgekit.arguments import argument
 from edgekit.errors import UsageError, nearest
 from edgekit.option.objects import InPython
 
 __all__ = [
+    "MAX_THREADS",
     "Option",
+    "given_flags",
     "given_number",
     "given_options",
     "given_path",
+    "given_sizes",
+    "given_threads",
     "given_values",
     "option",
     "option_value",
     "option_fields",
     "option_words",
 ]
+
+MAX_THREADS = 1024
+"""The most threads of an engine: a backend starts as many as it is told, and with a million does nothing else."""
 
 _KEY = "edgekit.option"
 
@@ -48,6 +55,7 @@ class Option:
             ``convert`` checks).
         choices: the allowed values; for the kind ``choice``, each with its own help text.
         minimum: the smallest integer.
+        maximum: the largest integer.
         repeated: the option may be given several times.
         parse: converts the command-line text, or the list of texts if ``repeated``, to the value that a Python caller
             would pass; raises ``ValueError`` with a message that begins with "expected".
@@ -68,6 +76,7 @@ class Option:
     kind: Literal["text", "path", "integer", "flag", "switch", "choice", "data"] = "text"
     choices: Mapping[str, str] | None = None
     minimum: int | None = None
+    maximum: int | None = None
     repeated: bool = False
     parse: Callable[[Any], Any] | None = None
     write: Callable[[Any], Sequence[str]] | None = None
@@ -126,16 +135,14 @@ def option_value(field: dataclasses.Field[Any], declared: Option, value: Any, *,
 def _expected(declared: Option, value: Any) -> str:
     """Says what an option expects; empty if the value is of that kind, or if the option's ``convert`` checks it."""
     if declared.kind == "integer":
-        fits = isinstance(value, SupportsIndex) and not isinstance(value, bool)
-        at_least = "" if declared.minimum is None else f" of {declared.minimum} or more"
-        if not fits or (declared.minimum is not None and operator.index(value) < declared.minimum):
-            return f"a whole number{at_least}"
+        if not _is_number(value, declared.minimum, declared.maximum):
+            return f"a whole number{_range(declared.minimum, declared.maximum)}"
     elif declared.kind in ("flag", "switch"):
         return "" if isinstance(value, bool) else "True or False"
     elif declared.kind in ("choice", "data"):
         return ""
     elif declared.choices:
-        return "" if value in declared.choices else _one_of(declared.choices)
+        return "" if isinstance(value, str) and value in declared.choices else _one_of(declared.choices)
     elif declared.repeated and declared.parse is None:
         texts = isinstance(value, Iterable) and not isinstance(value, str)
         return "" if texts and all(isinstance(item, str) for item in value) else "a list of texts"
@@ -160,15 +167,69 @@ def given_path(name: str, value: Any) -> Path:
     return Path(value)
 
 
-def given_number(name: str, value: Any, minimum: int = 0) -> int:
+def given_number(name: str, value: Any, minimum: int = 0, maximum: int | None = None) -> int:
     """Returns an argument of a Python function that is a whole number.
 
     Raises:
-        UsageError: it is not, or it is below ``minimum``.
+        UsageError: it is not, or it is below ``minimum`` or above ``maximum``.
     """
-    if not isinstance(value, SupportsIndex) or isinstance(value, bool) or operator.index(value) < minimum:
-        raise UsageError(f"{argument(name)}: expected a whole number of {minimum} or more, got {value!r}")
+    if not _is_number(value, minimum, maximum):
+        raise UsageError(f"{argument(name)}: expected a whole number{_range(minimum, maximum)}, got {value!r}")
     return operator.index(value)
+
+
+def given_threads(value: Any) -> int:
+    """Returns an argument ``threads`` of a Python function, see `MAX_THREADS`.
+
+    Raises:
+        UsageError: it is no whole number, or below 0 or above the most.
+    """
+    return given_number("threads", value, 0, MAX_THREADS)
+
+
+def given_flags(**flags: Any) -> None:
+    """Checks arguments of a Python function that are True or False, by name.
+
+    Raises:
+        UsageError: one is neither.
+    """
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"{argument(name)}: expected True or False, got {value!r}")
+
+
+def given_sizes(name: str, value: Any) -> Mapping[str, Sequence[int]]:
+    """Returns an argument of a Python function that has shapes by name; None is no shapes.
+
+    Raises:
+        UsageError: it is no mapping of names to whole numbers.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(k, str) and _is_shape(v) for k, v in value.items()):
+        raise UsageError(f"{argument(name)}: expected shapes by name, such as {{'x': (1, 3)}}, got {value!r}")
+    return value
+
+
+def _is_shape(value: Any) -> bool:
+    is_sequence = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    return is_sequence and all(_is_number(size, 0, None) for size in value)
+
+
+def _is_number(value: Any, minimum: int | None, maximum: int | None) -> bool:
+    if isinstance(value, bool):
+        return False
+    try:
+        number = operator.index(value)
+    except TypeError:  # also from arrays of several numbers, though they are `SupportsIndex`
+        return False
+    return (minimum is None or number >= minimum) and (maximum is None or number <= maximum)
+
+
+def _range(minimum: int | None, maximum: int | None) -> str:
+    if minimum is None:
+        return ""
+    return f" of {minimum} or more" if maximum is None else f" from {minimum} to {maximum}"
 
 
 def given_options(config: Any) -> list[Option]:

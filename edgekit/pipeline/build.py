@@ -86,7 +86,8 @@ def build(
             which are preprocessed; other arrays are inputs of the model. A first dimension may be another batch.
         calib_method: ``minmax``, ``percentile``, ``entropy`` or ``mse``.
         calib_images: calibrate on at most this many images; default: all of a folder or manifest, 256 of others.
-        calib_column: header of the target column of a CSV table to calibrate on; default: the last column.
+        calib_column: header of the target column of a CSV table to calibrate on; default: label, class or target, else
+            the last.
         keep_float: name patterns of graph nodes that stay in float.
         quantize_heads: quantize the last layers before boxes, scores and maps too, and those that a recipe keeps in
             float.

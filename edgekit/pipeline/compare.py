@@ -40,8 +40,8 @@ from edgekit.measure.relative import (
 )
 from edgekit.measure.turn import TurnResponse
 from edgekit.measure.turns import measure_by_turns
-from edgekit.option import given_number, given_path
-from edgekit.progress import Progress
+from edgekit.option import given_flags, given_number, given_path, given_sizes, given_threads
+from edgekit.progress import Progress, given_progress
 from edgekit.text import json_value
 
 __all__ = ["ROUNDS", "SECONDS", "compare", "sentence"]
@@ -90,7 +90,10 @@ def compare(
         DataError: a JSON file is not what it should be.
         RunError: a turn failed.
     """
-    _check_arguments(paths, rounds, seconds, threads)
+    _check_arguments(paths, rounds, seconds, threads, limits)
+    given_flags(layers=layers)
+    evaluation = None if evaluation is None else given_path("evaluation", evaluation)
+    sizes, seed, progress = given_sizes("sizes", sizes), given_number("seed", seed), given_progress(progress)
     contenders = contenders_from_paths([given_path("paths", path) for path in paths])
     interleaved = all(each.kind != "report" for each in contenders)
     figures = _figures(contenders, evaluation)
@@ -136,13 +139,15 @@ def compare(
     )
 
 
-def _check_arguments(paths: object, rounds: int, seconds: float, threads: int) -> None:
+def _check_arguments(paths: object, rounds: int, seconds: float, threads: int, limits: object) -> None:
     given_number("rounds", rounds, 1)
-    given_number("threads", threads)
+    given_threads(threads)
     if not isinstance(seconds, (int, float)) or not seconds > 0:
         raise UsageError(f"{argument('seconds')}: expected more than 0 s, got {seconds!r}")
     if isinstance(paths, (str, Path)) or not isinstance(paths, Sequence):
         raise UsageError(f"paths: expected a list of two or more paths, got {paths!r}")
+    if not isinstance(limits, Sequence) or not all(isinstance(limit, Limit) for limit in limits):
+        raise UsageError(f"limits: expected a list of limits, as limit_from_text makes them, got {limits!r}")
 
 
 def _with_layers(

@@ -32,7 +32,7 @@ from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, UsageError, nearest
 from edgekit.option import given_path, given_values
 from edgekit.pipeline.validate import engine_options
-from edgekit.progress import Progress, Warnings
+from edgekit.progress import Progress, given_progress
 
 __all__ = ["compile_bundle"]
 
@@ -69,14 +69,14 @@ def compile_bundle(
     """
     place = given_path("bundle", bundle)
     manifest = read_manifest(place)
-    target = target or manifest.backend
+    target = manifest.backend if target is None else target
     library = _library(place, manifest, target)
     library.require()
     options = engine_options(target, engine)
     if isinstance(library, ChecksOptions):
         library.check_options(manifest.precision, given_values(options))
     _kept_names(place, manifest)
-    progress = progress or Warnings()
+    progress = given_progress(progress)
     goal = given_path("output", output) if output is not None else place
     replaced = ""
     if goal.resolve() != place.resolve():  # compiling a bundle in its place is what the command is for
@@ -121,8 +121,8 @@ def _kept(source: OpenFolder, place: Path) -> Manifest:
 
 def _library(place: Path, manifest: Manifest, target: str) -> Backend:
     on_gpu = [name for name in BACKENDS if backend(name).on_gpu]
-    if target not in BACKENDS:
-        raise UsageError(f"unknown target '{target}'", hint=nearest(target, BACKENDS))
+    if not isinstance(target, str) or target not in BACKENDS:
+        raise UsageError(f"unknown target '{target}'", hint=nearest(str(target), BACKENDS))
     if target not in on_gpu or manifest.backend not in on_gpu:
         wrong = target if manifest.backend in on_gpu else manifest.backend
         raise UsageError(

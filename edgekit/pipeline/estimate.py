@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from edgekit.arguments import argument
 from edgekit.errors import UsageError
 from edgekit.measure.boards import board_from_name
 from edgekit.measure.estimate import Estimate, estimate_from_layers
@@ -48,10 +49,12 @@ def estimate(
         UsageError: the model or the board does not exist, or the board does not compute in that precision.
         BackendUnavailable: a package that is needed is not installed.
     """
+    if not isinstance(board, str):
+        raise UsageError(f"{argument('board')}: expected the name of a board, got {board!r}")
     if board != THIS_MACHINE:
         board_from_name(board)  # an unknown board is reported before time is spent on the model
     is_engine = isinstance(model, (str, Path)) and Path(model).is_dir()
-    wanted = precision if is_engine else precision or "int8"
+    wanted = precision if is_engine or precision is not None else "int8"
     found = inspect(model, shape=shape, input=input, precision=wanted)
     if found.macs is None:
         raise UsageError(

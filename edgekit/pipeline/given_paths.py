@@ -39,7 +39,7 @@ def _require_calibration_data(source: str) -> None:
     prefix, colon, rest = source.partition(":")
     if source in known or prefix in data_set_names() or (colon and is_there(Path(rest))):
         return
-    if is_there(Path(source)):
+    if source and is_there(Path(source)):
         _require_data_set(Path(source))
         return
     path = Path(rest if colon else source)

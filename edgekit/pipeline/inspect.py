@@ -44,14 +44,14 @@ def inspect(
         EdgeKitError: the model cannot be loaded; see `edgekit.build`.
     """
     if not isinstance(model, (str, Path)) or not Path(model).is_dir():
-        return _of_model(model, shape, input, precision_from_name(precision) if precision else None)
+        return _of_model(model, shape, input, precision_from_name(precision) if precision is not None else None)
     if shape is not None or input is not None:
         raise UsageError(
             f"{argument('shape')} and {argument('input')} go with models, not with an engine: its shapes were "
             "fixed when it was built",
             hint="leave them out",
         )
-    if precision:
+    if precision is not None:
         raise UsageError(
             f"{argument('precision')} goes with models, not with an engine: its precision was fixed when it was built",
             hint="inspect the model that it was built from",

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import onnx.defs
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -42,6 +43,7 @@ from edgekit.storage import sha256_of
 __all__ = ["model_from_cfg", "model_from_factory", "model_from_module", "model_from_recipe"]
 
 DTYPES = ("float32", "float64", "float16", "int64", "int32", "int16", "int8", "uint8", "bool")
+_MIN_OPSET = 18  # the oldest that PyTorch's exporter writes without a conversion
 EXAMPLE_INPUT = {"": (1, 3, 224, 224)}
 OWN_RECIPE = "write your own recipe with other shapes, and give its file"
 FITTED = "leave it out: images of any size are resized to fit"
@@ -299,7 +301,12 @@ def _exported(
     progress: Progress,
     call: ModuleCall | None = None,
 ) -> _Export:
-    opset = opset or OPSET
+    opset = OPSET if opset is None else opset
+    if not _MIN_OPSET <= opset <= onnx.defs.onnx_opset_version():
+        raise UsageError(
+            f"{argument('opset')}: expected {_MIN_OPSET} to {onnx.defs.onnx_opset_version()}, got {opset}",
+            hint=f"leave it out: EdgeKit exports to {OPSET}",
+        )
     with progress.stage("exporting to ONNX"):
         ranges = ranges_of_sizes(specs, sizes)
         graph = optimize(graph_from_module(module, specs, outputs, opset=opset, ranges=ranges, call=call))

@@ -37,6 +37,7 @@ def kind_of(model: object) -> str:
     for suffix, what in ((".onnx", "an ONNX file"), (".cfg", "a Darknet cfg file")):
         if path.suffix == suffix and _is_missing(path):
             beside = nearest(path.name, [file.name for file in path.parent.glob(f"*{suffix}")])
+            beside = "download it, and give the file" if "://" in text else beside
             raise UsageError(f"'{text}': expected {what}, got no such file", hint=beside)
     if path.suffix == ".cfg" and not os.path.isdir(path):
         return "cfg"

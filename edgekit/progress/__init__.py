@@ -15,7 +15,7 @@ from typing import Protocol
 from edgekit.arguments import argument
 from edgekit.errors import EdgeKitWarning, UsageError
 
-__all__ = ["BYTES", "Advance", "KeptNotes", "Progress", "Silent", "Warnings", "shown_progress"]
+__all__ = ["BYTES", "Advance", "KeptNotes", "Progress", "Silent", "Warnings", "given_progress", "shown_progress"]
 
 Advance = Callable[[float], None]
 
@@ -104,13 +104,33 @@ def shown_progress(given: Progress | bool | None) -> Iterator[Progress]:
             yield progress
     elif given is False:
         yield Warnings()
-    elif callable(getattr(given, "stage", None)) and callable(getattr(given, "note", None)):
+    elif _is_progress(given):
         yield given
     else:
         raise UsageError(
             f"{argument('progress')}: expected True, False or an object with the methods of edgekit.Progress, got "
             f"{given!r}"
         )
+
+
+def given_progress(given: Progress | None) -> Progress:
+    """Returns the `Progress` for the argument ``progress`` of a function that shows none by itself; None: warnings.
+
+    Raises:
+        UsageError: it has not the methods of `Progress`.
+    """
+    if given is None:
+        return Warnings()
+    if not _is_progress(given):
+        raise UsageError(
+            f"{argument('progress')}: expected None or an object with the methods of edgekit.Progress, got {given!r}"
+        )
+    return given
+
+
+def _is_progress(given: object) -> bool:
+    methods = callable(getattr(given, "stage", None)) and callable(getattr(given, "note", None))
+    return methods and not isinstance(given, type)
 
 
 _PACKAGE = str(Path(__file__).parent.parent)

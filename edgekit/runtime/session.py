@@ -22,7 +22,7 @@ from edgekit.engine.bundle.manifest import GRAPH, Manifest, read_engine
 from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.layer_timer import LayerTimer
 from edgekit.errors import RunError, UsageError, nearest
-from edgekit.option import given_number, given_path
+from edgekit.option import given_path, given_threads
 from edgekit.runtime.class_names import check_class_names, class_count
 from edgekit.runtime.detections import Detections
 from edgekit.runtime.device_detection import DeviceDetection
@@ -58,11 +58,11 @@ def session_from_bundle(path: str | Path, *, threads: int = 0, labels: Sequence[
         EngineMismatch: the bundle was built for another machine or backend, or was modified since.
         BackendUnavailable: the backend of the engine is not installed.
     """
-    given_number("threads", threads)
+    given_threads(threads)
 
     def load(folder: OpenFolder) -> Session:
         manifest = bundle_in(folder.at)
-        if labels:
+        if not isinstance(labels, (tuple, list)) or labels:
             check_class_names(labels, class_count(manifest.task, manifest.postprocess, manifest.outputs), manifest.name)
             manifest = msgspec.structs.replace(manifest, labels=tuple(labels))
         engine = backend(manifest.backend).load(folder.at / manifest.engine, threads=threads)

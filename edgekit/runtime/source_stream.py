@@ -19,6 +19,7 @@ from edgekit.data.video.opening import source_of
 from edgekit.data.video.source import Frame, Source
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import EdgeKitWarning, RunError, UsageError
+from edgekit.option import given_flags
 from edgekit.runtime.batches import ONE, Batch, batch_of, input_of_image, outputs_of_each, stacked
 from edgekit.runtime.channel import Channel, Ended
 from edgekit.runtime.detections import Detections
@@ -299,6 +300,7 @@ def stream_of_source(
         raise RunError(f"'{manifest.name}': expected an engine that takes images, got one for task '{manifest.task}'")
     size = batch_of(manifest, session.inputs, batch)
     tracking = None
+    given_flags(track=track)
     if track:
         tracking = tracking_of(manifest, options.get("score_threshold"))
         options = {**options, "score_threshold": tracking.low_score}

@@ -22,8 +22,8 @@ from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights.download import require_weights, weights_file
 from edgekit.models.weights.origin import WeightsOrigin
 from edgekit.models.weights.read import load_weights
-from edgekit.option import given_number, given_path
-from edgekit.progress import Progress, Warnings
+from edgekit.option import given_flags, given_number, given_path, given_threads
+from edgekit.progress import Progress, given_progress
 from edgekit.recipe.messages import recipe_error
 from edgekit.recipe.schema import Labels, Recipe, Train, load_recipe
 from edgekit.specs import TensorSpec
@@ -84,7 +84,7 @@ def train_model(
         model: a recipe name, a recipe file, or a Darknet cfg file.
         output: the weights file to write; default: ``NAME.safetensors``.
         data: the data set, as for `edgekit.data.examples.data_set`; default: the recipe's.
-        column: header of the target column of a table; default: the last column.
+        column: header of the target column of a table; default: label, class or target, else the last.
         labels: file with the names of the model's classes; see `edgekit.data.label_files.labels_from_file`. Default:
             those of the recipe, if it has all classes of the data set, else those of the data set.
         weights: initial weights: a file, or the name of a set that the recipe publishes; default: random.
@@ -108,17 +108,18 @@ def train_model(
         TrainError: the loss is not finite, or the checkpoint is of another training job.
         DataError: the data set is empty, or an example does not fit the model.
     """
-    progress = progress or Warnings()
+    progress = given_progress(progress)
     recipe = _recipe(model)
     if labels is not None:
-        recipe = msgspec.structs.replace(recipe, labels=Labels(names=labels_from_file(Path(labels))))
+        recipe = msgspec.structs.replace(recipe, labels=Labels(names=labels_from_file(given_path("labels", labels))))
     file = _output(output, recipe)
     _check_options(threads, seed, changes)
+    given_flags(resume=resume, force=force)
     if not (force or resume):
         _refuse_to_replace(file)
     identity = _resumed_identity(checkpoint_of(file), resume, weights)
     if weights is not None:
-        require_weights(weights, recipe)
+        require_weights(str(given_path("weights", weights)), recipe)
     seed = identity.get("seed", 0) if seed is None else seed
     data = None if data is None else str(given_path("data", data))
     source = _source(data or identity.get("source") or recipe.train.data, recipe)
@@ -164,11 +165,19 @@ def _recipe(model: str | Path) -> Recipe:
             f"got {got}, which does not define a training task",
             hint="write a recipe whose [model] table names the factory of a PyTorch module, and pass the recipe file",
         )
+    if path.is_dir():
+        raise UsageError(
+            f"training '{text}': expected a name from `edgekit models`, a recipe file or a Darknet cfg file, got a "
+            "folder",
+            hint="an engine cannot be trained; train its model, and build the engine again",
+        )
     return load_recipe(model)
 
 
 def _output(output: str | Path | None, recipe: Recipe) -> Path:
     file = given_path("output", output if output is not None else f"{recipe.name}{SUFFIX}")
+    if not file.name:
+        raise UsageError(f"{argument('output')}: expected the name of a file, got {str(output)!r}")
     if file.suffix != SUFFIX:
         raise UsageError(
             f"{argument('output', file)}: expected a name that ends in {SUFFIX}, got '{file.suffix}'",
@@ -178,10 +187,10 @@ def _output(output: str | Path | None, recipe: Recipe) -> Path:
 
 
 def _check_options(threads: int, seed: int | None, changes: Mapping[str, Any] | None) -> None:
-    given_number("threads", threads)
+    given_threads(threads)
     if seed is not None:
         given_number("seed", seed)
-    if not isinstance(changes or {}, Mapping):
+    if changes is not None and not isinstance(changes, Mapping):
         raise UsageError(f"changes: expected a mapping of options, such as {{'epochs': 3}}, got {changes!r}")
 
 

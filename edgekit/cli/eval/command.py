@@ -43,7 +43,9 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
     help="Data set: digits, scenes, spelling, or a path; the prefix folder:, idx:, coco:, voc:, yolo:, csv: or text: "
     "sets its format.",
 )
-@click.option("--column", metavar="NAME", help="Target column of a CSV table.  [default: the last one]")
+@click.option(
+    "--column", metavar="NAME", help="Target column of a CSV table.  [default: label, class or target, else the last]"
+)
 @click.option(
     "--split",
     type=Choice(["test", "val", "train"]),

@@ -151,7 +151,8 @@ def _settings(found: Option, default: Any) -> dict[str, Any]:
     if found.parse is not None:
         settings["callback"] = _callback(found.parse, repeated=found.repeated)
     if found.kind == "integer":
-        settings |= {"type": int if found.minimum is None else click.IntRange(min=found.minimum), "default": default}
+        kind = int if found.minimum is None else click.IntRange(min=found.minimum, max=found.maximum)
+        settings |= {"type": kind, "default": default}
     elif found.kind == "path":
         settings["type"] = click.Path(path_type=Path)
     elif found.choices:

@@ -180,8 +180,10 @@ def require_source(text: str) -> None:
     """Checks that a source exists, before the engine is loaded.
 
     Raises:
-        DataError: there is no such file.
+        DataError: there is no such file, or the text is empty.
     """
+    if not text:
+        raise DataError("expected a file or a folder, got an empty text", hint="check the variable that it comes from")
     if text == "-" or is_special(text) or glob.has_magic(text):
         return
     source = Path(text)

@@ -248,9 +248,14 @@ def read_engine(path: str | Path, read: Callable[[OpenFolder], T], *, keep_open:
         if aside := interrupted_replacement(path):
             hint = f"its replacement was interrupted: mv {shell_quoted(str(aside))} {shell_quoted(str(path))}"
             raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=hint) from e
-        raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=_make_one()) from e
+        hint = f"give its folder: {shell_quoted(str(path.parent))}" if _is_part_of_engine(path) else _make_one()
+        raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=hint) from e
     except OSError as e:  # no permission to search a folder or to read the manifest
         raise EngineMismatch(f"cannot read {path / MANIFEST}: {e.strerror}", hint=_make_one()) from e
+
+
+def _is_part_of_engine(path: Path) -> bool:
+    return path.is_file() and (path.parent / MANIFEST).is_file()
 
 
 def manifest_in(path: Path) -> Manifest:

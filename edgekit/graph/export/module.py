@@ -19,6 +19,7 @@ from torch import nn
 from torch.export.graph_signature import ConstantArgument
 from torch.utils import _pytree as pytree
 
+from edgekit.arguments import argument
 from edgekit.errors import ExportError, UsageError
 from edgekit.graph.export.call import ModuleCall
 from edgekit.graph.export.module_names import name_after_modules
@@ -144,7 +145,13 @@ def _example(spec: TensorSpec, ranges: Mapping[str, SizeRange]) -> torch.Tensor:
         raise ExportError(
             f"input '{spec.name}': expected an element type that PyTorch has, such as float32, got {spec.dtype}"
         )
-    return torch.zeros(sizes, dtype=dtype)
+    try:
+        return torch.zeros(sizes, dtype=dtype)
+    except (RuntimeError, MemoryError) as e:  # PyTorch raises RuntimeError where its allocator fails
+        raise ExportError(
+            f"input '{spec.name}': expected a shape whose numbers fit into memory, got {'x'.join(map(str, sizes))}",
+            hint=f"choose a smaller {argument('shape')} or {argument('batch')}",
+        ) from e
 
 
 def _example_size(range_: SizeRange | None, axis: int) -> int:

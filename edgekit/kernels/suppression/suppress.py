@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.errors import UsageError
 from edgekit.kernels import host
 from edgekit.kernels.suppression.nearby import Circles, Nearby
@@ -102,7 +103,7 @@ def check_thresholds(score_threshold: float, iou_threshold: float, max_detection
     """Raises `UsageError` for a threshold that is not between 0 and 1, or a negative number of detections."""
     for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
         if not _is_within(value, 1):
-            raise UsageError(f"{name}: expected 0 to 1, got {value!r}")
+            raise UsageError(f"{argument(name)}: expected 0 to 1, got {value!r}")
     if not _is_within(max_detections, math.inf):
         raise UsageError(f"max_detections: expected 0 or more, got {max_detections!r}")
 
@@ -110,7 +111,7 @@ def check_thresholds(score_threshold: float, iou_threshold: float, max_detection
 def _is_within(value: object, last: float) -> bool:
     try:
         return bool(0 <= value <= last)  # type: ignore[operator]
-    except (TypeError, ValueError):  # a text, None, or an array of several numbers
+    except (TypeError, ValueError, RuntimeError):  # a text, None, an array or a tensor of several numbers
         return False
 
 

@@ -17,6 +17,7 @@ from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError
 from edgekit.kernels.decode.families import detect
 from edgekit.kernels.suppression.suppress import check_thresholds
+from edgekit.option import given_flags
 from edgekit.recipe.heads import Head, task_of_head, with_multi_label
 from edgekit.runtime.detections import Detections
 from edgekit.runtime.draw import draw
@@ -229,6 +230,8 @@ def _options(
     how = manifest.postprocess
     if how is None:
         raise _no_detector(manifest)
+    if multi_label is not None:
+        given_flags(multi_label=multi_label)
     found = _Options(
         with_multi_label(how.head, multi_label),
         how.score_threshold if score_threshold is None else score_threshold,
