@@ -66,7 +66,7 @@ def test_a_wrong_argument_of_build_names_the_parameter(given: dict[str, Any], me
     ("call", "message"),
     [
         (lambda: edgekit.load(5), "path: expected a text or a path, got 5"),
-        (lambda: edgekit.load("x", threads=-1), "threads: expected a whole number of 0 or more, got -1"),
+        (lambda: edgekit.load("x", threads=-1), "threads: expected a whole number from 0 to 1024, got -1"),
         (lambda: edgekit.compile(5), "bundle: expected a text or a path, got 5"),
         (lambda: edgekit.compare("ab"), "paths: expected a list of two or more paths, got 'ab'"),
         (lambda: edgekit.compare(5), "paths: expected a list"),
@@ -75,7 +75,7 @@ def test_a_wrong_argument_of_build_names_the_parameter(given: dict[str, Any], me
         (lambda: edgekit.profile("x", duration_s="9"), "duration_s: expected more than 0 s, got '9'"),
         (lambda: edgekit.profile("x", claim=99, runs=5), "claim and runs: expected one of them"),
         (lambda: edgekit.evaluate("x", data=5), "data: expected a data set, its name or a path, got 5"),
-        (lambda: edgekit.estimate("lenet", board=5), "unknown board 5"),
+        (lambda: edgekit.estimate("lenet", board=5), "board: expected the name of a board, got 5"),
         (lambda: edgekit.inspect("lenet", precision="int9"), "unknown precision 'int9'"),
         (lambda: edgekit.train(5), "model: expected a text or a path, got 5"),
         (lambda: edgekit.train("lenet", data="digits", changes=5), "changes: expected a mapping"),

@@ -101,6 +101,7 @@ def evaluate_bundle(
     """
     if limit is not None:
         given_number("limit", limit, 1)
+    given_progress(progress)
     if not isinstance(data, (str, Path)) and not hasattr(data, "task"):
         raise UsageError(f"data: expected a data set, its name or a path, got {data!r}")
     with session_from_bundle(path, threads=threads, labels=labels) as session:
