@@ -502,3 +502,24 @@ def test_a_target_whose_library_is_missing_says_how_to_get_it(
     said = fails(3, "build", "model.onnx", "--target", "openvino")
     assert said.error.startswith("target 'openvino' needs the package 'openvino'")
     assert said.hint == install_command("openvino")
+
+
+def test_an_empty_source_does_not_run_the_working_folder(detector: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(detector), ""]) == 1
+    assert "expected a file or a folder, got an empty text" in capsys.readouterr().err
+
+
+def test_a_file_of_an_engine_names_its_folder(detector: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", str(detector / "manifest.json"), str(detector)]) == 2
+    assert f"give its folder: {detector}" in capsys.readouterr().err
+
+
+def test_an_option_without_its_value_names_the_help_of_its_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "lenet", "--weights"]) == 2
+    assert "see edgekit build --help" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("option", "value"), [("--shape", "1000000x1000000"), ("--opset", "3"), ("--calib", "")])
+def test_what_cannot_be_built_is_no_bug(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["build", "lenet", "--target", "null", "--no-profile", option, value]) == 2
+    assert "error: " in capsys.readouterr().err
