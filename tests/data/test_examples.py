@@ -116,7 +116,7 @@ def test_a_path_that_is_not_there_is_an_error(source):
 
 
 def test_an_unknown_split_is_an_error():
-    with pytest.raises(UsageError, match="expected train, val, test, got dev"):
+    with pytest.raises(UsageError, match="expected train, val, test, got 'dev'"):
         data_set("spelling", split="dev")
     with pytest.raises(UsageError, match="expected the split train or test, got val"):
         data_set("spelling", split="val")

@@ -64,7 +64,8 @@ def bundle(make_bundle: Callable[..., Path]) -> Callable[..., Path]:
             "preprocess": Preprocess(resize="letterbox", pad=114),
             "postprocess": None if head is None else Postprocess(head=head, score_threshold=0.3, iou_threshold=0.6),
         }
-        path = make_bundle(name, **{key: changes.get(key, value) for key, value in what.items()})
+        task = {"task": changes.get("task", "detect" if head is not None else "tensor")}
+        path = make_bundle(name, **task, **{key: changes.get(key, value) for key, value in what.items()})
         (path / "engine.json").unlink()
         (path / "engine.plan").write_bytes(b"plan" * 100)
         own = {"backend": "tensorrt", "engine": "engine.plan"} | changes

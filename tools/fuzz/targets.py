@@ -276,11 +276,14 @@ _CFG = (
     b"[yolo]\nmask=0,1,2\nanchors=10,14, 23,27, 37,58\nclasses=1\nnum=3\n"
 )
 _NOTHING = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"  # the SHA-256 of an empty file
-_MANIFEST = f"""{{"format":2,"edgekit":"1","created":"2026-01-01T00:00:00+00:00","name":"m","task":"detect",
+_MANIFEST = f"""{{"format":2,"edgekit":"1","created":"2026-01-01T00:00:00+00:00","name":"m","task":"tensor",
 "backend":"null","backend_version":"{edgekit.__version__}","precision":"int8","layers":{{"int8":1}},"engine":"e",
 "machine":{{"arch":"x86_64","cpu":"c","features":[],"system":"Linux"}},"source":{{"kind":"onnx","name":"m.onnx"}},
 "inputs":[{{"name":"x","dtype":"float32","shape":[1,3,8,8]}}],"outputs":[],"labels":["cat"],
 "files":{{"e":{{"size_bytes":0,"sha256":"{_NOTHING}"}}}}}}""".encode()
+_DETECTOR_MANIFEST = _MANIFEST.replace(b'"task":"tensor"', b'"task":"detect"').replace(
+    b'"labels"', b'"postprocess":{"head":{"family":"end2end","output":"y"},"score_threshold":0.25},"labels"'
+)
 _CALIBRATION_SET = (
     b'title = "t"\n[[images]]\nfile = "1.png"\nsha256 = "'
     + b"0" * 64
@@ -358,7 +361,7 @@ TARGETS: dict[str, Target] = {
     "vocabulary": Target(
         _file("v.txt", _vocabulary), lambda: [b"<pad>\n<s>\n</s>\n<unk>\na\nb\n", b"p\nq\nr\ns\nword\n"]
     ),
-    "manifest": Target(_read_manifest, lambda: [_MANIFEST]),
+    "manifest": Target(_read_manifest, lambda: [_MANIFEST, _DETECTOR_MANIFEST]),
     "calibration-cache": Target(_calibration_cache, _calibration_table),
     "calibration-set": Target(_file("c.toml", manifest_from_file), lambda: [_CALIBRATION_SET]),
     "report": Target(_file("report.json", layer_times_from_report), _report),

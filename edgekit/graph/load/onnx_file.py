@@ -53,7 +53,7 @@ _NO_REAL_NUMBERS = {
     onnx.TensorProto.COMPLEX128: "complex numbers",
 }
 _UNREADABLE = (ir.serde.SerdeError, ValueError, OSError)
-"""What `ir.from_proto` and reading weights raise: the first for any message that contradicts itself."""
+"""What `ir.from_proto`, `ir.to_proto` and reading weights raise: the first for what contradicts itself."""
 _NAMELESS = frozenset({None, "", "?", "-1", "None"})
 """Names that exporters (Paddle, Keras) give to unknown dimensions; two of these dimensions need not be equal."""
 _OTHER_FORMATS = (
@@ -131,11 +131,10 @@ def graph_from_onnx(path: Path) -> ir.Model:
 
 
 def _inlined(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
-    try:
-        graph = ir.from_proto(model)
-    except _UNREADABLE as e:  # onnx's checker has not seen it yet
+    try:  # onnx's checker has not seen it yet
+        return ir.to_proto(inlined(ir.from_proto(model)))
+    except _UNREADABLE as e:
         raise GraphError(f"{path}: not a valid graph: {_first_line(e)}") from e
-    return ir.to_proto(inlined(graph))
 
 
 def _contradiction(path: Path) -> str | None:
