@@ -205,6 +205,7 @@ def _quantize_main(
             input_limits(plan, ranges, scheme),
             feeds,
             rest=scheme.rest,
+            centers="Conv" not in scheme.quantize_outputs,
             threads=threads,
         )
         plan = require_quantizable(graph, scheme, policy, ranges)

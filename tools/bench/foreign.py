@@ -120,7 +120,7 @@ def _keep_times(found: Mapping[str, dict[str, Any]], earlier: Mapping[str, dict[
 def _measure(shop: Workshop, name: str, model: ForeignModel, file: Path) -> dict[str, dict[str, Any]]:
     """Returns milliseconds and decibels, or an error, by candidate."""
     folder = shop.folder / f"foreign-{name}"
-    calibration, tests = (_feeds(folder, part, model, first, n) for part, first, n in _parts(shop))
+    calibration, tests = (_feeds(folder, part, model, first, n) for part, first, n in _parts(shop, model))
     graph = _fixed(file, model.feed(0), folder)
     inputs, arrays = _inputs_of_edgekit(model, folder, calibration)
     paths: dict[str, tuple[str, Path]] = {"FP32": ("onnxruntime", graph), "FP32 openvino": ("openvino", graph)}
@@ -177,8 +177,8 @@ def _reason(error: RuntimeError) -> str:
     return " ".join(line.strip() for line in lines[max(0, start) :])[:600]
 
 
-def _parts(shop: Workshop) -> tuple[tuple[str, int, int], tuple[str, int, int]]:
-    calibration, tests = (4, 2) if shop.quick else (16, 8)
+def _parts(shop: Workshop, model: ForeignModel) -> tuple[tuple[str, int, int], tuple[str, int, int]]:
+    calibration, tests = (4, 2) if shop.quick else (16, model.tests)
     return ("calibration", 0, calibration), ("tests", 1, tests)
 
 

@@ -32,6 +32,8 @@ class ForeignModel:
         wheel: the project on PyPI whose wheel has the file, and the file's place in it; empty for an export.
         pictures: makes a picture from a seed, for the comparison of detections; None for what is no detector.
         fixed: inputs that EdgeKit is told the value of, as a user does for one that chooses between two networks.
+        tests: number of inputs that the noise is measured on; more where few of them make nearly all of it, as the
+            files that magika is not sure about.
     """
 
     feed: Callable[[int], Feed]
@@ -39,6 +41,7 @@ class ForeignModel:
     wheel: tuple[str, str] | tuple[()] = ()
     pictures: Callable[[int], np.ndarray] | None = None
     fixed: tuple[str, ...] = ()
+    tests: int = 8
 
 
 def _wheel(project: str, place: str, feed: Callable[[int], Feed]) -> ForeignModel:
@@ -67,7 +70,7 @@ MODELS: Mapping[str, ForeignModel] = {
     "basic_pitch": _wheel("basic-pitch", "basic_pitch/saved_models/icassp_2022/nmp.onnx", inputs.melody),
     **{name: ForeignModel(inputs.voice, True, ("silero-vad", f"silero_vad/data/{file}.onnx"), fixed=("sr",))
        for name, file in (("silero_vad", "silero_vad"), ("silero_vad_18", "silero_vad_op18_ifless"))},
-    "magika": _wheel("magika", "magika/models/standard_v3_3/model.onnx", inputs.bytes_of_files),
+    "magika": ForeignModel(inputs.bytes_of_files, True, ("magika", "magika/models/standard_v3_3/model.onnx"), tests=80),
     "minilm": ForeignModel(inputs.sentences(64), True),
     **{name: ForeignModel(inputs.photos("images", 640)) for name in (
         "yolov5n", "yolov8n", "yolov8n-seg", "yolov8n-pose", "yolov8n-obb", "yolov9t", "yolov10n", "yolo11n",

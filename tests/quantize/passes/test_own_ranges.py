@@ -18,6 +18,7 @@ SCHEMES = {name: backend(name).scheme() for name in ("cpu", "openvino", "tensorr
 CHANNELS, LENGTH = 256, 32
 BODIES = {
     "with bias, padded": "h = Tanh (x)  s = Mul (h, gain)  c = Conv <pads = [2, 2]> (s, w, b)  y = Gelu (c)",
+    "with bias": "s = Mul (x, gain)  y = Conv (s, w, b)",
     "without bias": "s = Mul (x, gain)  y = Conv (s, w)",
     "two readers and positive": "s = Relu (x)  c = Conv (s, w, b)  d = Conv (s, v)  y = Sub (c, d)",
 }
@@ -55,7 +56,7 @@ def count(graph, operator):
     return sum(node.op_type == operator for node in graph.graph)
 
 
-@pytest.mark.parametrize("name", ["without bias", "two readers and positive"])
+@pytest.mark.parametrize("name", ["with bias", "without bias", "two readers and positive"])
 def test_results_stay_the_same(graph, calibrated, run_in_onnxruntime, name):
     model, inputs = graph(name), feeds(0)
     changed, ranges = rewritten(model, calibrated(model, inputs), SCHEMES["openvino"], inputs)
@@ -68,8 +69,22 @@ def test_results_stay_the_same(graph, calibrated, run_in_onnxruntime, name):
         np.testing.assert_allclose(other["y"], one["y"], atol=1e-5 * max(1, np.abs(one["y"]).max()))
 
 
+def test_inputs_of_one_sign_use_all_steps(graph, calibrated, run_in_onnxruntime):
+    model = graph("with bias")
+    inputs = [{"x": each["x"] + 3 * scale} for each, scale in zip(feeds(0), SCALES, strict=True)]
+    table = calibrated(model, inputs)
+    assert min(lo for lo, _ in table.ranges.values()) < 0
+    changed, _ = rewritten(model, table, SCHEMES["openvino"], inputs)
+    quotient = next(node.outputs[0] for node in changed.graph if node.op_type == "Div")
+    changed.graph.outputs.append(quotient)
+    tried = [{"x": each["x"] + 6} for each in feeds(1, (1.0, 2.0))]
+    for one, other in zip(run_in_onnxruntime(model, tried), run_in_onnxruntime(changed, tried), strict=True):
+        np.testing.assert_allclose(other["y"], one["y"], atol=1e-5 * np.abs(one["y"]).max())
+        assert (other[quotient.name].min(), other[quotient.name].max()) == pytest.approx((-1, 1), abs=1e-5)
+
+
 @pytest.mark.parametrize("scheme", SCHEMES)
-@pytest.mark.parametrize("name", ["without bias", "two readers and positive"])
+@pytest.mark.parametrize("name", ["with bias", "without bias", "two readers and positive"])
 def test_inputs_of_small_range_lose_less(graph, calibrated, run_in_onnxruntime, sqnr_db, scheme, name):
     model, inputs, held = graph(name), feeds(0), feeds(1, (1.0,))
     table, exact = calibrated(model, inputs), run_in_onnxruntime(model, held)
