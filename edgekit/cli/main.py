@@ -22,7 +22,8 @@ from edgekit.cli.options.common import common_options
 from edgekit.cli.options.environment import write_environment
 from edgekit.cli.options.hinted import HintedError
 from edgekit.cli.streams import discard_output, escape_what_streams_lack, output_failure, watch_streams
-from edgekit.cli.terminal import SETTINGS, color, echo
+from edgekit.cli.terminal import SETTINGS, color, echo, note
+from edgekit.data.image_notes import image_notes
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.interrupts import runs_end_on_interrupt
 
@@ -102,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SETTINGS.verbose = SETTINGS.quiet = False
     watch_streams()
     escape_what_streams_lack()
-    with on_command_line():
+    with on_command_line(), image_notes(note):
         return _run(arguments)
 
 

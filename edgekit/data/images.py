@@ -13,6 +13,8 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from edgekit.data.files import files_below, files_in, folders_in, is_hidden
+from edgekit.data.image_notes import note_on_image
+from edgekit.data.image_samples import is_deep, with_8_bits
 from edgekit.errors import DataError, RecipeError
 from edgekit.kernels.preprocess.geometry import Placement, placement
 from edgekit.kernels.preprocess.resample import normalize, resample
@@ -28,6 +30,7 @@ __all__ = [
     "images_below",
     "images_in",
     "is_image",
+    "note_other_frames",
     "preprocess",
     "read_image",
 ]
@@ -45,6 +48,8 @@ _HOW_TO_CONVERT = {
     "BufferedReader": "use PIL.Image.open(file)",
     "generator": "use stream() for many images, or a list",
 }
+# Not MPO, the photos of phones: the further images are previews and data for screens.
+_WITH_FRAMES = frozenset({"AVIF", "GIF", "PNG", "TIFF", "WEBP"})
 _EXIF_ORIENTATION = 0x0112
 _TURN_UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,7 +68,8 @@ _warning_filters = threading.Lock()
 def read_image(source: ImageSource, *, upright: bool = True) -> np.ndarray:
     """Reads an image as 8-bit RGB.
 
-    EXIF orientation is applied; an animation gives its first frame; 16-bit samples lose their lower byte.
+    EXIF orientation is applied. A file with several frames or pages gives the first, with a note. 16-bit samples lose
+    their lower byte; for 32-bit samples see `edgekit.data.image_samples.with_8_bits`.
     Transparent pixels are blended onto white, because images that have them (cut-outs, diagrams, screenshots) are
     drawn for a white page, and the color stored under a transparent pixel is arbitrary.
 
@@ -126,6 +132,17 @@ def image_suffixes() -> tuple[str, ...]:
     # Pillow opens MPO, which 3D cameras and phones write, as JPEG, and has no reader by its name.
     readable = Image.OPEN.keys() - NOT_DECODED | {"MPO"}
     return tuple(sorted(suffix for suffix, name in found.items() if name in readable))
+
+
+def note_other_frames(image: Image.Image, name: str) -> None:
+    """Notes that an image file just opened has more frames or pages than the first, which `read_image` reads."""
+    try:
+        several = image.format in _WITH_FRAMES and image.is_animated  # type: ignore[attr-defined]
+    except Exception:  # damage behind the first frame, by which Pillow's parsers may raise any exception
+        several = True
+    if several:
+        what = "page" if image.format == "TIFF" else "frame"
+        note_on_image(what, f"{name} has several {what}s: the first is used")
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -209,6 +226,7 @@ def _rgb_image(source: ImageSource, *, upright: bool = True) -> Image.Image:
     if first_file([path]) is None:
         raise DataError(f"{path}: expected an image, got {'a folder' if is_there(path) else 'no such file'}")
     with _opened(path) as image:
+        note_other_frames(image, str(path))
         return _decoded(image, str(path), upright)
 
 
@@ -257,24 +275,14 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
         return image
-    if image.mode.startswith("I"):
-        return _from_16_bit(image, name)
-    if image.mode == "F":
-        raise DataError(f"{name}: expected 8 or 16 bits per sample, got 32-bit floats, which have no standard range")
+    if is_deep(image):
+        return with_8_bits(image, name)
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")
     on_white = Image.new("RGB", image.size, "white")
     on_white.paste(image, mask=image.getchannel("A"))
     return on_white
-
-
-def _from_16_bit(image: Image.Image, name: str) -> Image.Image:
-    samples = np.asarray(image)
-    low, high = int(samples.min()), int(samples.max())
-    if low < 0 or high > 0xFFFF:
-        raise DataError(f"{name}: expected 8 or 16 bits per sample, got values from {low} to {high}")
-    return Image.fromarray((samples >> 8).astype(np.uint8)).convert("RGB")
 
 
 def _broken(name: str, reason: Exception) -> DataError:

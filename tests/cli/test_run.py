@@ -235,6 +235,19 @@ def test_labels_of_a_file_name_the_classes(
     assert "--labels: expected 2 names" in capsys.readouterr().err
 
 
+def test_pictures_of_several_frames_are_noted_once_in_a_command(
+    detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames = [Image.new("RGB", (100, 60), color) for color in ("red", "blue")]
+    for name in ("a.gif", "b.gif"):
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:])
+    for _ in range(2):
+        assert main(["run", str(detector), str(tmp_path / "a.gif"), str(tmp_path / "b.gif")]) == 0
+        assert capsys.readouterr().err.count("has several frames: the first is used") == 1
+    assert main(["run", str(detector), str(tmp_path / "a.gif"), "--quiet"]) == 0
+    assert "frames" not in capsys.readouterr().err
+
+
 def test_labels_without_a_font_are_noted_once(
     detector: Path, picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -81,12 +81,6 @@ def test_16_bit_of_the_other_byte_order_is_the_same_image():
     np.testing.assert_array_equal(read_image(image)[:, :, 0], samples >> 8)
 
 
-@pytest.mark.parametrize("image", [Image.new("F", (2, 2)), Image.new("I", (2, 2), -1), Image.new("I", (2, 2), 70_000)])
-def test_samples_without_an_agreed_range_are_refused(image):
-    with pytest.raises(DataError, match="expected 8 or 16 bits per sample"):
-        read_image(image)
-
-
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_as_opencv_applies_it(tmp_path, orientation):
     blocks = np.kron(noise(2, 3, 3), np.ones((16, 16, 1), np.uint8))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from edgekit.data.images import read_image
+from edgekit.data.images import note_other_frames, read_image
 from edgekit.data.video.source import Frame, Note, ignored
 from edgekit.errors import DataError
 
@@ -78,6 +78,7 @@ class EncodedPicture:
             opened = Image.open(io.BytesIO(self._content))
         except Exception as e:  # on a broken file, Pillow's parsers may raise any exception
             raise DataError(f"{self.name}: expected an image, got: {str(e) or type(e).__name__}") from e
+        note_other_frames(opened, self.name)
         yield Frame(read_image(opened), 0, None, self.name, self._path)
 
     def close(self) -> None:
