@@ -222,7 +222,7 @@ def test_the_report_the_folder_and_the_next_commands_are_printed(
     captured = capsys.readouterr()
     assert all(word in captured.out for word in ("FP32", "INT8", "gain", "calibration inputs", "please note"))
     assert f"engine: {pipeline.bundle}" in captured.out
-    assert f"edgekit run {pipeline.bundle} photo.jpg" in captured.out
+    assert f"edgekit run {pipeline.bundle} PHOTO.jpg" in captured.out
     assert "note: The weights are random." in captured.err
     assert "Calibrate ..." in captured.err
 

@@ -75,7 +75,7 @@ def test_the_command_in_the_manifest_builds_the_same_in_the_same_place(
     assert "note: the weights are random" in captured.err
     assert "calibrated on the shipped set 'sample' of 2 images" in captured.err
     assert all(word in captured.out for word in ("FP32", "INT8", "signal to noise", "dB"))
-    assert f"edgekit run {engine} photo.jpg" in captured.out
+    assert f"edgekit run {engine} PHOTO.jpg" in captured.out
     assert (engine / "graph.onnx").read_bytes() == before
     assert [path.name for path in engine.parent.iterdir() if path.name.startswith(".")] == []
 

@@ -9,9 +9,9 @@ from typing import Any
 import click
 
 from edgekit.cli.options.hinted import HintedError
-from edgekit.errors import nearest
+from edgekit.data.missing import hint_on_missing
 
-__all__ = ["InputPath", "OutputFile", "names_beside"]
+__all__ = ["InputPath", "OutputFile"]
 
 
 class InputPath(click.Path):
@@ -26,8 +26,8 @@ class InputPath(click.Path):
             path.stat()
         except (FileNotFoundError, NotADirectoryError):
             what = "a file or a folder" if self.dir_okay else "a file"
-            hint = nearest(str(path), names_beside(path), listed=False)
-            raise HintedError(f"expected {what}, got no such path: {path}", hint, ctx, param) from None
+            message = f"expected {what}, got no such path: {path}"
+            raise HintedError(message, hint_on_missing(path), ctx, param) from None
         except (OSError, ValueError):
             pass  # without access, or no valid name: reading it raises the reason
         return path
@@ -61,11 +61,3 @@ class OutputFile(click.Path):
                 f"'{path}' cannot be written: no permission to write in {folder}", "choose another folder", ctx, param
             )
         return path
-
-
-def names_beside(path: Path) -> list[str]:
-    """Returns the paths in the folder of ``path``; none if it cannot be read."""
-    try:
-        return [str(path.parent / name) for name in os.listdir(path.parent) if not name.startswith(".")]
-    except (OSError, ValueError):
-        return []

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.arguments import argument
-from edgekit.cli.options.paths import names_beside
 from edgekit.cli.output import JsonOutput
 from edgekit.cli.run.arrays import run_arrays
 from edgekit.cli.run.frames import Wanted, run_frames
@@ -19,9 +18,10 @@ from edgekit.cli.run.yolo_text import check_text_folder
 from edgekit.cli.terminal import note
 from edgekit.data.array_files import ARRAY_SUFFIXES
 from edgekit.data.label_files import labels_from_file
+from edgekit.data.missing import hint_on_missing
 from edgekit.data.video.given import Given, given_sources, is_special
 from edgekit.engine.bundle.manifest import Manifest, read_manifest
-from edgekit.errors import DataError, UsageError, nearest
+from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session, session_from_bundle
 from edgekit.runtime.tasks.choose import task_of, tasks
 from edgekit.runtime.tasks.task import EngineTask, ImageTask, InputKind, TextTask
@@ -190,8 +190,7 @@ def require_source(text: str) -> None:
     try:
         source.stat()
     except (FileNotFoundError, NotADirectoryError) as e:
-        hint = nearest(text, names_beside(source), listed=False)
-        raise DataError(f"{text}: expected a file or a folder, got no such file", hint=hint) from e
+        raise DataError(f"{text}: expected a file or a folder, got no such file", hint=hint_on_missing(text)) from e
     except (OSError, ValueError):
         return  # without access, or no valid name: reading it raises the reason
 

@@ -6,7 +6,7 @@ import glob
 import importlib.util
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 from edgekit.arguments import either
 from edgekit.data.files import files_below, files_in, folders_in
 from edgekit.data.images import image_suffixes
+from edgekit.data.missing import hint_on_missing
 from edgekit.data.video.files import VIDEO_SUFFIXES
 from edgekit.data.video.source import Note, ignored
 from edgekit.data.video.stdin import Encoded, Joined, content_of_stdin
-from edgekit.errors import DataError, nearest
+from edgekit.errors import DataError
 from edgekit.extras import install_command
 
 __all__ = [
@@ -146,8 +147,7 @@ def _from_path(text: str, recursive: bool, note: Note) -> Iterator[Given]:
         path.stat()
     except (FileNotFoundError, NotADirectoryError) as e:
         if not glob.has_magic(text):
-            hint = nearest(text, _names_beside(path), listed=False)
-            raise DataError(f"{text}: expected a file or a folder, got no such file", hint=hint) from e
+            raise DataError(f"{text}: expected a file or a folder, got no such file", hint=hint_on_missing(text)) from e
         yield from _from_glob(text, recursive, note)
         return
     except (OSError, ValueError):
@@ -220,10 +220,3 @@ def _list_text(path: Path) -> str:
 
 def _kind_of(path: Path) -> Kind:
     return "video" if path.suffix.lower() in VIDEO_SUFFIXES else "picture"
-
-
-def _names_beside(path: Path) -> Sequence[str]:
-    try:
-        return [str(path.parent / name) for name in os.listdir(path.parent) if not name.startswith(".")]
-    except (OSError, ValueError):
-        return []

@@ -12,6 +12,7 @@ from PIL import Image
 
 from edgekit.data.frames import Format
 from edgekit.data.images import ImageSource, Placement, read_image
+from edgekit.data.missing import ARRAY_PLACEHOLDER, ARRAYS_PLACEHOLDER, PHOTO_PLACEHOLDER
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.runtime.batches import input_of_image, largest_batch, outputs_of_each, stacked
 from edgekit.runtime.stream import Pending
@@ -102,8 +103,9 @@ class EngineTask:
         return self.kind
 
     def example(self, manifest: Manifest) -> str:
-        """Returns example arguments of ``edgekit run`` for this engine."""
-        return f"input{'.npy' if len(manifest.inputs) == 1 else 's.npz'} --save outputs.npz"
+        """Returns example arguments of ``edgekit run`` for this engine, with names in capitals for the user's files."""
+        given = ARRAY_PLACEHOLDER if len(manifest.inputs) == 1 else ARRAYS_PLACEHOLDER
+        return f"{given} --save outputs.npz"
 
 
 class ImageTask(EngineTask, ABC, Generic[Result]):
@@ -128,7 +130,7 @@ class ImageTask(EngineTask, ABC, Generic[Result]):
         """See `EngineTask.example`."""
         if self.takes(manifest) == "arrays":
             return super().example(manifest)
-        return f"photo.jpg --save {self.draws}.jpg" if self.draws else "photo.jpg"
+        return f"{PHOTO_PLACEHOLDER} --save {self.draws}.jpg" if self.draws else PHOTO_PLACEHOLDER
 
     def predict(self, session: OpenSession, image: ImageSource, *, format: Format = "rgb", **options: Any) -> Result:
         """Returns the result for an image.

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from edgekit.data.missing import TEXTS_PLACEHOLDER
 from edgekit.data.vocabulary import BEGIN, END, PAD, source_ids, text_from_ids
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError
@@ -105,7 +106,7 @@ class Translate(TextTask):
 
     def example(self, manifest: Manifest) -> str:
         """Returns a number for the shipped model, whose vocabulary has digits; else a file."""
-        return "--text 1742" if "7" in manifest.labels else "texts.txt"
+        return "--text 1742" if "7" in manifest.labels else TEXTS_PLACEHOLDER
 
     def predict(self, session: OpenSession, text: str) -> str:
         """See `Session.translate`."""

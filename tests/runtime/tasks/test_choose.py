@@ -16,6 +16,7 @@ import edgekit.evaluation.evaluators
 import edgekit.runtime.tasks
 from edgekit.cli.main import main
 from edgekit.data.examples import Example
+from edgekit.data.missing import hint_on_missing
 from edgekit.data.vocabulary import SPECIAL_TOKENS
 from edgekit.engine.bundle.manifest import Manifest, read_manifest
 from edgekit.errors import RunError, UsageError
@@ -144,13 +145,13 @@ TRANSLATOR = {"task": "translate", "labels": (*SPECIAL_TOKENS, "7"), "preprocess
 @pytest.mark.parametrize(
     ("changes", "takes", "example"),
     [
-        (DETECTOR, "images", "photo.jpg --save boxes.jpg"),
-        (CLASSIFIER, "images", "photo.jpg"),
-        ({**CLASSIFIER, "preprocess": None}, "arrays", "input.npy --save outputs.npz"),
+        (DETECTOR, "images", "PHOTO.jpg --save boxes.jpg"),
+        (CLASSIFIER, "images", "PHOTO.jpg"),
+        ({**CLASSIFIER, "preprocess": None}, "arrays", "INPUT.npy --save outputs.npz"),
         (TRANSLATOR, "texts", "--text 1742"),
-        ({**TRANSLATOR, "labels": (*SPECIAL_TOKENS, "x")}, "texts", "texts.txt"),
-        ({"task": "regress", "preprocess": None}, "arrays", "input.npy --save outputs.npz"),
-        ({"task": "tensor", "inputs": (*IMAGE, *SCORES)}, "arrays", "inputs.npz --save outputs.npz"),
+        ({**TRANSLATOR, "labels": (*SPECIAL_TOKENS, "x")}, "texts", "TEXTS.txt"),
+        ({"task": "regress", "preprocess": None}, "arrays", "INPUT.npy --save outputs.npz"),
+        ({"task": "tensor", "inputs": (*IMAGE, *SCORES)}, "arrays", "INPUTS.npz --save outputs.npz"),
     ],
 )
 def test_a_task_knows_what_its_engines_take(
@@ -159,6 +160,7 @@ def test_a_task_knows_what_its_engines_take(
     manifest = msgspec.structs.replace(detector, **changes)
     task = task_of(manifest)
     assert (task.takes(manifest), task.example(manifest)) == (takes, example)
+    assert example.startswith("--") or "stands for" in hint_on_missing(example.split()[0])
 
 
 def test_error_on_an_engine_for_another_task_names_the_method_for_it(detector: Manifest) -> None:

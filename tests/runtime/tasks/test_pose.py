@@ -53,7 +53,7 @@ def test_what_the_command_line_shows_and_writes(session, case, tmp_path) -> None
     assert task.shown(found).rows[0][-1] == f"{visible} of 5"
     entry = json.loads(json.dumps(task.entries(found, tmp_path / "a.jpg", 7)))[0]
     np.testing.assert_allclose(np.reshape(entry["keypoints"], (5, 3)), found.keypoints[0], atol=1e-3)
-    assert task.example(session.manifest) == "photo.jpg --save poses.jpg"
+    assert task.example(session.manifest) == "PHOTO.jpg --save poses.jpg"
 
 
 def test_rows_of_a_model_without_suppression_have_their_key_points_after_the_class(letterboxed) -> None:

@@ -99,7 +99,7 @@ def test_what_the_command_line_shows_and_writes(session, tmp_path) -> None:
     assert shown.rows[0][0] == "cat" and shown.rows[0][-1] == str(found.masks[0].sum())
     entries = json.loads(json.dumps(task.entries(found, tmp_path / "a.jpg", 7)))
     assert entries[0]["segmentation"] == found.rle()[0] and entries[0]["file_name"] == "a.jpg"
-    assert task.drawn(found, IMAGE).size == SIZE and task.example(session.manifest) == "photo.jpg --save masks.jpg"
+    assert task.drawn(found, IMAGE).size == SIZE and task.example(session.manifest) == "PHOTO.jpg --save masks.jpg"
 
 
 def test_error_when_the_head_is_for_another_task(letterboxed, outputs) -> None:
