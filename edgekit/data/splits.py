@@ -15,6 +15,7 @@ from edgekit.errors import DataError
 __all__ = [
     "DRAWN",
     "SPLIT_NAMES",
+    "MissingSplit",
     "SplitFile",
     "available_split",
     "file_of_split",
@@ -43,6 +44,10 @@ _TEST_FRACTION = 0.2
 _WORD = re.compile(r"t10k|[a-z]+")
 
 _T = TypeVar("_T")
+
+
+class MissingSplit(DataError):
+    """A data set declares splits, but not the one that was asked for."""
 
 
 class SplitFile(NamedTuple):
@@ -133,7 +138,7 @@ def available_split(available: Iterable[Split], wanted: Split, whose: str, got: 
         got: what there is instead, for the message; default: ``available``.
 
     Raises:
-        DataError: the split is not declared.
+        MissingSplit: the split is not declared.
     """
     available = list(available)
     if wanted in available:
@@ -141,15 +146,17 @@ def available_split(available: Iterable[Split], wanted: Split, whose: str, got: 
     if wanted == "test" and "val" in available:
         return "val", ["the data set has no test split: its val split is used"]
     names = SPLIT_NAMES[wanted] + (SPLIT_NAMES["val"] if wanted == "test" else ())
-    raise DataError(
+    raise MissingSplit(
         f"{whose}: expected one called {' or '.join(names)}, got {got or ', '.join(available) or 'nothing'}",
-        hint=_way_on(available),
+        hint=_way_on(available, wanted),
     )
 
 
-def _way_on(available: Sequence[Split]) -> str:
+def _way_on(available: Sequence[Split], wanted: Split) -> str:
     if not available:
         return ""
+    if wanted == "train":  # for training and calibration, which choose no split
+        return "add a split train"
     how = either(f"`edgekit eval --split {available[0]}`", f"split={available[0]!r}")
     return f"add a split {SPLIT_NAMES['val'][0]}, or measure on the {available[0]} split with {how}"
 

@@ -60,7 +60,7 @@ def inspect(
 
 
 def _of_model(model: Any, shape: Sizes | None, inputs: Any, precision: Precision | None) -> Inspection:
-    kind_of(model)  # an unknown name is reported before a missing package
+    kind_of(model, or_engine=True)  # an unknown name is reported before a missing package
     # Imported here: an engine is inspected without PyTorch and onnx.
     with needs_extra("inspecting a model", "build"):
         from edgekit.graph.file import output_specs

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from edgekit.arguments import either
+from edgekit.engine.bundle.manifest import MANIFEST, engines_beside
 from edgekit.errors import UsageError, nearest
 from edgekit.recipe.schema import load_recipe, recipe_names
 from edgekit.text import shell_quoted
@@ -15,8 +16,13 @@ __all__ = ["kind_of", "name_of"]
 WEIGHTS = (".ckpt", ".pt", ".pth", ".safetensors", ".weights")
 
 
-def kind_of(model: object) -> str:
+def kind_of(model: object, *, or_engine: bool = False) -> str:
     """Returns the kind of a model: ``recipe``, ``cfg``, ``onnx``, ``factory`` or ``module``.
+
+    Args:
+        model: the model.
+        or_engine: an engine may stand in its place, which the caller has looked for: the error on a name that is
+            neither says so.
 
     Raises:
         UsageError: the model does not exist.
@@ -44,18 +50,20 @@ def kind_of(model: object) -> str:
     if path.suffix == ".onnx" or os.path.isfile(path):
         return "onnx"
     if os.path.isdir(path):
-        engine = os.path.isfile(path / "manifest.json")
+        engine = os.path.isfile(path / MANIFEST)
         run = either(f"edgekit run {shell_quoted(text)}", f"edgekit.load({text!r})")
         hint = f"the folder is an engine; run it: {run}" if engine else ""
         raise UsageError(f"'{text}': expected a model, got a folder", hint=hint)
     if ":" in text:
         return "factory"
     files = [file.name for suffix in ("onnx", "cfg") for file in path.parent.glob(f"*.{suffix}")] if path.suffix else []
-    known = nearest(path.name, files, listed=False) or nearest(text, recipe_names())
+    engines = engines_beside(path) if or_engine else []
+    known = nearest(path.name, files, listed=False) or nearest(text, [*engines, *recipe_names()], listed=False)
+    what, folder = ("engine or model", "the folder of an engine, ") if or_engine else ("model", "")
     raise UsageError(
-        f"unknown model '{text}': expected a name that `edgekit models` lists, an ONNX file or a "
+        f"unknown {what} '{text}': expected {folder}a name that `edgekit models` lists, an ONNX file or a "
         "Darknet cfg file that exists, or package.module:factory",
-        hint=known,
+        hint=known or nearest(text, engines or recipe_names()),
     )
 
 

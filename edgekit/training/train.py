@@ -15,6 +15,7 @@ from edgekit.data.calibration.example_feeds import spread
 from edgekit.data.examples import DataSet, data_set, data_set_names, feeds_from_example, split_used
 from edgekit.data.input_statistics import ENOUGH_INPUTS, InputStatistics, statistics_of_inputs, without_padding
 from edgekit.data.label_files import labels_from_file
+from edgekit.data.splits import MissingSplit
 from edgekit.errors import DataError, TrainError, UsageError, nearest
 from edgekit.evaluation.labels import difference, knows_all
 from edgekit.models.cfg.recipe import recipe_from_cfg
@@ -268,9 +269,15 @@ def _merged(options: Train, changes: Mapping[str, Any]) -> Train:
 
 def _data_sets(source: str, recipe: Recipe, column: str | None, progress: Progress) -> tuple[DataSet, DataSet]:
     """Returns the data sets to train on and to evaluate on, and passes on their notes, each once."""
-    train_set, test_set = (
-        data_set(source, split=split, task=recipe.task, target=column) for split in ("train", "test")
-    )
+    train_set = data_set(source, split="train", task=recipe.task, target=column)
+    try:
+        test_set = data_set(source, split="test", task=recipe.task, target=column)
+    except MissingSplit as e:
+        raise DataError(
+            e.message,
+            hint="a training is evaluated on examples that it does not learn from: add a split val, or remove the "
+            "word train from the names of files and folders; of a data set without splits, a fifth is held out",
+        ) from e
     for note in dict.fromkeys([*train_set.notes, *test_set.notes]):
         progress.note(note)
     return train_set, test_set

@@ -190,8 +190,23 @@ def test_error_on_a_missing_data_set(classifier: Path, capsys: pytest.CaptureFix
 
 def test_error_on_an_unknown_model(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
     error = error_of(["lenett", "--data", str(photos)], capsys)
-    assert "unknown model 'lenett'" in error
+    assert "unknown engine or model 'lenett'" in error
     assert "lenet" in error.partition("hint:")[2]
+
+
+def test_error_on_a_missing_engine_suggests_the_engines_beside(
+    classifier: Path, photos: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in (["eval", f"{classifier}x", "--data", str(photos)], ["inspect", f"{classifier}x"]):
+        assert main(command) == 2
+        error = capsys.readouterr().err
+        assert f"unknown engine or model '{classifier}x': expected the folder of an engine, a name" in error
+        assert f"hint: did you mean {classifier}?" in error
+    monkeypatch.chdir(classifier.parent)
+    assert main(["eval", "qq", "--data", str(photos)]) == 2
+    assert f"hint: known: {classifier.name}\n" in capsys.readouterr().err
+    assert main(["profile", f"{classifier}x"]) == 2
+    assert f"hint: did you mean {classifier}?" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,17 @@ def test_error_on_a_table_of_another_width_names_its_first_row(train: Callable[.
     assert [file.name for file in tmp_path.iterdir()] == ["t.csv"]
 
 
+def test_the_way_on_from_a_set_with_a_train_split_alone_works(train: Callable[..., Trained], tmp_path: Path) -> None:
+    data = table(tmp_path / "train.csv", rows=80)
+    with pytest.raises(DataError, match=r"expected one called test or .*, got train.csv") as error:
+        train(data)
+    assert "add a split val, or remove the word train from the names" in error.value.hint
+    assert "edgekit eval" not in error.value.hint
+    assert train(data.rename(tmp_path / "table.csv")).epochs
+    table(tmp_path / "val.csv")
+    assert train(table(tmp_path / "train.csv"), force=True).split == "val"
+
+
 def test_the_named_column_is_the_target(train: Callable[..., Trained], tmp_path: Path) -> None:
     data = table(tmp_path / "t.csv", column="first", rows=80)
     changes = {"epochs": 40, "lr": 0.05}

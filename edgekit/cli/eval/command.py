@@ -171,7 +171,7 @@ def _task_and_labels(word: str, weights: str | None) -> tuple[Task | None, tuple
     labels: tuple[str, ...] = ()
     if _is_engine(word):
         task = read_manifest(Path(word)).task
-    elif (kind := kind_of(word)) in ("recipe", "cfg"):
+    elif (kind := kind_of(word, or_engine=True)) in ("recipe", "cfg"):
         recipe = load_recipe(word) if kind == "recipe" else recipe_from_cfg(Path(word))
         task, labels = recipe.task, recipe.labels.names
         if weights is not None and Path(weights).is_file():
@@ -226,7 +226,7 @@ def _built(
         yield [Path(word) for word in words]
         return
     for model in models:
-        kind_of(model)
+        kind_of(model, or_engine=True)
     if len(words) > 1:
         raise UsageError(
             f"expected one model or any number of engines, got {len(words)} names, of which '{models[0]}' is a model",

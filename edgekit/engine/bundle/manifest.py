@@ -15,7 +15,7 @@ from edgekit.data.input_statistics import InputStatistics
 from edgekit.device.cpu import cpu
 from edgekit.engine.bundle.reading import OpenFolder, read_whole
 from edgekit.engine.bundle.staging import interrupted_replacement
-from edgekit.errors import EngineMismatch, UsageError
+from edgekit.errors import EngineMismatch, UsageError, nearest
 from edgekit.recipe.heads import DETECTOR_TASKS, task_of_head
 from edgekit.recipe.schema import Postprocess, Preprocess
 from edgekit.specs import Precision, ShapeRange, TensorSpec
@@ -248,10 +248,21 @@ def read_engine(path: str | Path, read: Callable[[OpenFolder], T], *, keep_open:
         if aside := interrupted_replacement(path):
             hint = f"its replacement was interrupted: mv {shell_quoted(str(aside))} {shell_quoted(str(path))}"
             raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=hint) from e
-        hint = f"give its folder: {shell_quoted(str(path.parent))}" if _is_part_of_engine(path) else _make_one()
+        close = nearest(str(path), engines_beside(path), listed=False)
+        hint = (
+            f"give its folder: {shell_quoted(str(path.parent))}" if _is_part_of_engine(path) else close or _make_one()
+        )
         raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=hint) from e
     except OSError as e:  # no permission to search a folder or to read the manifest
         raise EngineMismatch(f"cannot read {path / MANIFEST}: {e.strerror}", hint=_make_one()) from e
+
+
+def engines_beside(path: Path) -> list[str]:
+    """Returns the folders of engines beside ``path``, with the folder that ``path`` names; none if it is unreadable."""
+    try:
+        return [str(path.parent / file.parent.name) for file in path.parent.glob(f"[!.]*/{MANIFEST}")]
+    except (OSError, ValueError):
+        return []
 
 
 def _is_part_of_engine(path: Path) -> bool:

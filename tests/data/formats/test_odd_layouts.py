@@ -255,3 +255,7 @@ def test_a_set_of_one_split_says_how_to_measure_on_it(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         data_set(str(tmp_path))
     assert error.value.hint == "add a split val, or measure on the train split with split='train'"
+    (tmp_path / "train").rename(tmp_path / "test")
+    with pytest.raises(DataError) as error:
+        data_set(str(tmp_path), split="train")
+    assert error.value.hint == "add a split train"
