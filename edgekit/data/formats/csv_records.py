@@ -18,8 +18,8 @@ from edgekit.errors import DataError
 
 __all__ = ["Record", "class_name", "is_grouped", "number_from_text", "records", "separator_of"]
 
-# In order of preference: a line of German numbers has more commas than semicolons.
-_SEPARATORS = ("\t", ";", ",")
+# In order of preference: a line of German numbers has more commas than semicolons. A space stands for any white space.
+_SEPARATORS = ("\t", ";", ",", " ")
 _SAMPLE = 10
 _DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+(?:[eE][+-]?\d+)?")
 _GROUPED = re.compile(r"[+-]?[1-9]\d{0,2}(?:,\d{3})+")
@@ -45,7 +45,7 @@ def records(path: Path, separator: str, *, line: int = 1, offset: int = 0) -> It
 
     Args:
         path: the file.
-        separator: the column separator.
+        separator: the column separator; a space stands for any number of spaces and tabs.
         line: number of the line to begin with.
         offset: byte offset of that line.
 
@@ -59,7 +59,7 @@ def records(path: Path, separator: str, *, line: int = 1, offset: int = 0) -> It
             if each.offset == 0 and re.fullmatch(r"sep=.", each.text.strip()):
                 continue  # Excel's own first line
             starts.append((each.number, each.offset))
-            yield each.text + "\n"
+            yield (" ".join(each.text.split()) if separator == " " else each.text) + "\n"
 
     reader = csv.reader(texts(), delimiter=separator, skipinitialspace=True, strict=True)
     try:
@@ -76,10 +76,15 @@ def records(path: Path, separator: str, *, line: int = 1, offset: int = 0) -> It
 def separator_of(path: Path) -> str:
     """Returns the column separator of a file: the one that gives its first rows equal, numeric columns.
 
+    White space separates columns only where nothing else does: sentences beside sentences have it within columns.
+
     Raises:
         DataError: the file cannot be read.
     """
-    return max(_SEPARATORS, key=lambda separator: _fit(path, separator))
+    fits = {separator: _fit(path, separator) for separator in _SEPARATORS}
+    if any(fits[separator].is_regular for separator in _SEPARATORS[:-1]):
+        del fits[" "]
+    return max(fits, key=fits.__getitem__)
 
 
 def number_from_text(text: str) -> float | None:
@@ -105,8 +110,15 @@ def class_name(text: str) -> str:
     return whole[1] if whole else text
 
 
-def _fit(path: Path, separator: str) -> tuple[bool, float, int]:
-    """Returns how well a separator fits: rows of equal length, the share of numbers in them, and their columns."""
+class _Fit(NamedTuple):
+    """How well a separator fits: whether rows have equal lengths, the share of numbers in them, and their columns."""
+
+    is_regular: bool
+    numbers: float
+    columns: int
+
+
+def _fit(path: Path, separator: str) -> _Fit:
     rows: list[list[str]] = []
     with contextlib.suppress(DataError):  # it is reported when the rows are read
         rows += (record.fields for record in itertools.islice(records(path, separator), _SAMPLE))
@@ -114,4 +126,4 @@ def _fit(path: Path, separator: str) -> tuple[bool, float, int]:
     fields = [field for row in rows for field in row]
     numbers = sum(number_from_text(field) is not None for field in fields)
     is_regular = columns > 1 and all(len(row) == columns for row in rows)
-    return is_regular, numbers / max(1, len(fields)) if columns > 1 else 0.0, columns
+    return _Fit(is_regular, numbers / max(1, len(fields)) if columns > 1 else 0.0, columns)

@@ -109,13 +109,13 @@ class CsvTable:
 def csv_from_path(path: Path, choice: Choice) -> CsvTable:
     """Opens a table: a CSV file, or the file in a folder whose name contains the split (``train.csv``, ``test.csv``).
 
-    Columns are separated by commas, semicolons or tabs; a field in quotes may contain separators and newlines. Numbers
-    have a decimal point or a decimal comma. The first line is a header if one of its fields is not a number. All
-    feature columns are numeric. The target is the column called label, class or target, if there is one of these, else
-    the last column. It is a class if the task is ``classify``, or if no task is given and the first row's target is not
-    a number; otherwise it is a number. If the file name contains no split, a fifth of the rows is the test split, by a
-    hash of its fields, so that equal rows are in the same split. A class has the same index in the files of all splits;
-    ``1`` and ``1.0`` are one class.
+    Columns are separated by commas, semicolons, tabs or other white space; a field in quotes may contain separators and
+    newlines. Numbers have a decimal point or a decimal comma. The first line is a header if one of its fields is not a
+    number. All feature columns are numeric. The target is the column called label, class or target, if there is one of
+    these, else the last column. It is a class if the task is ``classify``, or if no task is given and the first row's
+    target is not a number; otherwise it is a number. If the file name contains no split, a fifth of the rows is the
+    test split, by a hash of its fields, so that equal rows are in the same split. A class has the same index in the
+    files of all splits; ``1`` and ``1.0`` are one class.
 
     Raises:
         UsageError: no column has the target's name.
@@ -151,10 +151,16 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
 
 
 def is_table(path: Path) -> bool:
-    """Whether the second line of the file, or its only one, is a row of numbers; the last field may be a class."""
+    """Whether the second line of the file, or its only one, is a row of numbers; the last field may be a class.
+
+    A text file (``.txt``) whose columns only white space separates is none: YOLO's label files have rows of numbers.
+    """
     try:
-        first = list(itertools.islice(records(path, separator_of(path)), 2))
+        separator = separator_of(path)
+        first = list(itertools.islice(records(path, separator), 2))
     except DataError:
+        return False
+    if separator == " " and path.suffix.lower() == ".txt":
         return False
     fields = first[-1].fields if first else []
     numbers = [number_from_text(field) is not None for field in fields]

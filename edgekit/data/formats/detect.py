@@ -62,7 +62,7 @@ def _of_file(path: Path) -> str | None:
         return by_suffix[path.suffix.lower()]
     if path.suffix.lower() == ".data":
         return "csv" if is_table(path) else "yolo"  # UCI's tables have Darknet's suffix
-    if path.suffix.lower() in (".tsv", ".tab", ".txt", ".src", ".tgt"):
+    if path.suffix.lower() in (".tsv", ".tab", ".dat", ".txt", ".src", ".tgt"):
         return "csv" if is_table(path) else "text" if is_parallel_text(path) else None
     return None
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.parsers import expat
@@ -13,6 +15,18 @@ __all__ = ["Element", "element_from_file"]
 
 _MAX_BYTES = 4 << 20
 _MAX_DEPTH = 64
+_DECLARED = re.compile(rb"""\s*<\?xml\s[^>]*?encoding\s*=\s*["']([A-Za-z][\w.-]*)["']""")
+# Windows writes its own extensions of these, by the same names.
+_EAST_ASIAN = {
+    "gb2312": "gb18030", "gbk": "gb18030", "gb18030": "gb18030",
+    "big5": "cp950", "cp950": "cp950", "big5hkscs": "big5hkscs",
+    "shift_jis": "cp932", "cp932": "cp932", "euc_jp": "euc_jp", "iso2022_jp": "iso2022_jp",
+    "euc_kr": "cp949", "cp949": "cp949",
+}  # fmt: skip
+"""Encodings of several bytes by Python's names, which the parser does not know."""
+
+
+_ENCODING_HINT = 'save it in UTF-8, or declare its encoding in its first line: <?xml version="1.0" encoding="gbk"?>'
 
 
 @dataclass
@@ -43,7 +57,8 @@ class Element:
 def element_from_file(path: Path) -> Element:
     """Parses a file and returns its root element.
 
-    A document type is rejected, because its entities can expand to gigabytes or read other files (CWE-776, CWE-611).
+    Encodings that the file declares are read, such as gb2312. A document type is rejected, because its entities can
+    expand to gigabytes or read other files (CWE-776, CWE-611).
 
     Raises:
         DataError: the file cannot be read, is not XML, has a document type, or is nested deeper than 64 levels; names
@@ -52,15 +67,41 @@ def element_from_file(path: Path) -> Element:
     content = file_bytes(path, _MAX_BYTES)
     if looks_like_html(content):
         raise DataError(f"{path}: expected XML, got a web page", hint="download the file itself")
-    parser = expat.ParserCreate()
+    content, encoding = _in_known_encoding(content, path)
+    parser = expat.ParserCreate(encoding)
     tree = _Tree(path, parser)
     try:
         parser.Parse(content, True)
     except expat.ExpatError as e:
-        raise DataError(f"{path}, line {e.lineno}: expected XML, got: {expat.ErrorString(e.code)}") from e
+        hint = "" if _is_utf8(content) else _ENCODING_HINT
+        raise DataError(f"{path}, line {e.lineno}: expected XML, got: {expat.ErrorString(e.code)}", hint=hint) from e
     except (LookupError, ValueError) as e:  # an encoding that Python does not support here
-        raise DataError(f"{path}: expected XML in UTF-8, got: {e}") from e
+        raise DataError(f"{path}: expected XML in UTF-8, got: {e}", hint=_ENCODING_HINT) from e
     return tree.root.children[0]
+
+
+def _in_known_encoding(content: bytes, path: Path) -> tuple[bytes, str | None]:
+    """Returns a file in an encoding of the parser, and that encoding; None for the one that the file declares."""
+    declared = _DECLARED.match(content)
+    try:
+        name = codecs.lookup(declared[1].decode()).name if declared else ""
+    except LookupError:
+        return content, None  # the parser says so
+    if name not in _EAST_ASIAN:
+        return content, None
+    try:
+        return content.decode(_EAST_ASIAN[name]).encode(), "utf-8"
+    except UnicodeDecodeError as e:
+        line = content.count(b"\n", 0, e.start) + 1
+        raise DataError(f"{path}, line {line}: expected XML in {name}, as it declares, got other bytes") from e
+
+
+def _is_utf8(content: bytes) -> bool:
+    try:
+        content.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _Tree:

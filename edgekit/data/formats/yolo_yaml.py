@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import msgspec
 
 from edgekit.data.formats.text_lines import Line, text_lines
+from edgekit.data.splits import SPLIT_NAMES
 from edgekit.errors import DataError
 
 __all__ = ["Settings", "names_from_value", "settings_from_data", "settings_from_yaml"]
 
 Value: TypeAlias = "str | list[str] | dict[int, str]"
 Settings: TypeAlias = "dict[str, Value]"
-Anchors: TypeAlias = "dict[str, Value]"
+
+
+class Anchors(NamedTuple):
+    """What stands behind the anchors of a file.
+
+    Attributes:
+        values: texts, lists and numbered texts.
+        maps: maps from texts, for merge keys.
+    """
+
+    values: dict[str, Value]
+    maps: dict[str, Settings]
+
 
 _QUOTED = {"'": re.compile(r"'(?:[^']|'')*'"), '"': re.compile(r'"(?:[^"\\]|\\.)*"')}
 # An unquoted text ends at a comma or a bracket; it may contain spaces. Comments have been removed before.
@@ -32,11 +46,14 @@ _ESCAPES = {
     "N": "\x85", "_": "\xa0", "L": "\u2028", "P": "\u2029",
 }  # fmt: skip
 """YAML 1.2.2, section 5.7; any other character stands for itself."""
+_MAX_DEPTH = 16
+_READ = frozenset({"names", "path", "kpt_shape", *itertools.chain(*SPLIT_NAMES.values())})
 _NAMES_HINT = "such as names: [cat, dog]"
 _SPACE = re.compile(r"\s*")
 _MARK = re.compile(r"['\"]|(?:^|\s)#")
-_KEY = re.compile(r"(['\"]?)([A-Za-z_][\w-]*)\1\s*:(?:\s+(.*))?$")
+_KEY = re.compile(r"(['\"]?)(<<|[A-Za-z_][\w-]*)\1\s*:(?:\s+(.*))?$")
 _NUMBERED = re.compile(r"\s*(['\"]?)(\d{1,6})\1\s*:\s+(.*)$")
+_MERGE = re.compile(r"\s*<<\s*:\s+\*(\S+)")
 _ITEM = re.compile(r"\s*-\s+(.*)$")
 
 
@@ -61,27 +78,16 @@ def settings_from_yaml(file: Path) -> Settings:
     """Reads the top-level strings, lists of strings and numbered strings of a YAML file.
 
     Data sets are described with these; other entries, such as a download script, are ignored. An alias, ``*name``, is
-    the value behind the anchor ``&name`` above it. JSON is YAML too.
+    the value behind the anchor ``&name`` above it, and a merge key, ``<<: *name``, stands for the entries of the map
+    behind it. JSON is YAML too.
 
     Raises:
         DataError: the file cannot be read, or its class names are in an unsupported form; names the line.
     """
-    settings: Settings = {}
-    anchors: Anchors = {}
-    block: list[Line] = []
-    key, first = "", Line(0, 0, "")
     lines = list(_lines(file))
     if lines and lines[0].text.lstrip().startswith("{"):
         return _settings_from_json(lines, file)
-    for line in [*lines, Line(0, 0, "end:")]:
-        match = _KEY.match(line.text)
-        if match is None:
-            block.append(line)
-            continue
-        if key:
-            _take(settings, anchors, key, first, block, file)
-        key, first, block = match[2], Line(line.number, 0, match[3] or ""), []
-    return settings
+    return _settings(lines, Anchors({}, {}), file)
 
 
 def names_from_value(value: object, file: Path) -> tuple[str, ...]:
@@ -115,6 +121,37 @@ def _lines(file: Path) -> Iterator[Line]:
             yield line
 
 
+def _settings(lines: list[Line], anchors: Anchors, file: Path, depth: int = 0) -> Settings:
+    """Parses the lines of a map from texts; its keys are at the start of their lines. ``depth`` is that of the map."""
+    settings: Settings = {}
+    merged: Settings = {}
+    block: list[Line] = []
+    key, first = "", Line(0, 0, "")
+    for line in [*lines, Line(0, 0, "end:")]:
+        match = _KEY.match(line.text)
+        if match is None:
+            block.append(line)
+            continue
+        if key == "<<":
+            merged = _merged(first, anchors, file) | merged
+        elif key:
+            _take(settings, anchors, key, first, block, file, depth)
+        key, first, block = match[2], Line(line.number, 0, match[3] or ""), []
+    return merged | settings
+
+
+def _merged(line: Line, anchors: Anchors, file: Path) -> Settings:
+    """Returns the entries behind a merge key; of several maps, the first has precedence."""
+    found: Settings = {}
+    text = _without_comment(line.text).strip()
+    for alias in text.removeprefix("[").removesuffix("]").split(","):
+        match = _ALIAS.fullmatch(alias.strip())
+        if match is None or match[1] not in anchors.maps:
+            raise DataError(f"{file}, line {line.number}: <<: expected the anchor of a map above, got '{text[:60]}'")
+        found = anchors.maps[match[1]] | found
+    return found
+
+
 def _settings_from_json(lines: list[Line], file: Path) -> Settings:
     try:
         found = msgspec.json.decode("\n".join(line.text for line in lines), type=dict[str, msgspec.Raw])
@@ -129,7 +166,9 @@ def _settings_from_json(lines: list[Line], file: Path) -> Settings:
     return settings
 
 
-def _take(settings: Settings, anchors: Anchors, key: str, first: Line, block: list[Line], file: Path) -> None:
+def _take(
+    settings: Settings, anchors: Anchors, key: str, first: Line, block: list[Line], file: Path, depth: int
+) -> None:
     """Parses the value of a key, from its own line and the lines below."""
     if key in settings:
         raise DataError(f"{file}, line {first.number}: expected '{key}' once, got a duplicate")
@@ -137,8 +176,12 @@ def _take(settings: Settings, anchors: Anchors, key: str, first: Line, block: li
     value = _value(anchors, key, Line(first.number, 0, own), block, file)
     if value is not None:
         settings[key] = value
-    if value is not None and name:
-        anchors[name] = value
+    if name and value is not None:
+        anchors.values[name] = value
+    elif name and block and depth < _MAX_DEPTH:
+        indent = len(block[0].text) - len(block[0].text.lstrip())
+        inner = [Line(line.number, line.offset, line.text[indent:]) for line in block]
+        anchors.maps[name] = _settings(inner, anchors, file, depth + 1)
 
 
 def _value(anchors: Anchors, key: str, first: Line, block: list[Line], file: Path) -> Value | None:
@@ -146,15 +189,21 @@ def _value(anchors: Anchors, key: str, first: Line, block: list[Line], file: Pat
     text = " ".join([first.text, *(line.text for line in block)]).strip()
     own = _without_comment(first.text).strip()
     if alias := _ALIAS.fullmatch(own):
-        return anchors.get(alias[1], own)
+        return anchors.values.get(alias[1], own)
     if text.startswith(("[", "{")):
         joined = " ".join(map(_without_comment, [first.text, *(each.text for each in block)]))
-        return _flow(file, first.number, joined, anchors)
+        try:
+            return _flow(file, first.number, joined, anchors)
+        except DataError:
+            if key in _READ:
+                raise
+            return None
     if not block:
         return _scalar(first.text, anchors)
     if not own and block[0].text.lstrip().startswith("- "):
         return [_scalar(_match(_ITEM, line, "- NAME", file)[1], anchors) for line in block]
-    if not own and _NUMBERED.match(block[0].text):
+    merge = _MERGE.match(block[0].text)
+    if not own and (_NUMBERED.match(block[0].text) or (merge and merge[1] in anchors.values)):
         return _numbered(block, file, anchors)
     if key == "names":
         raise DataError(f"{file}, line {first.number}: names: expected a list of names, got '{text[:60]}'")
@@ -172,10 +221,17 @@ def _without_anchor(text: str) -> tuple[str, str]:
 
 def _numbered(block: list[Line], file: Path, anchors: Anchors) -> dict[int, str]:
     names: dict[int, str] = {}
+    merged: dict[int, str] = {}
     for line in block:
+        if merge := _MERGE.match(line.text):
+            behind = anchors.values.get(merge[1])
+            if not isinstance(behind, dict):
+                raise DataError(f"{file}, line {line.number}: <<: expected the anchor of a map above, got *{merge[1]}")
+            merged = behind | merged
+            continue
         match = _match(_NUMBERED, line, "NUMBER: NAME", file)
         _add(names, match[2], _scalar(match[3], anchors), f"{file}, line {line.number}")
-    return names
+    return merged | names
 
 
 def _add(names: dict[int, str], number: str, name: str, where: str) -> None:
@@ -238,10 +294,10 @@ def _scalar(text: str, anchors: Anchors) -> str:
     """Returns a text without quotes, comment and anchor; an alias as the text behind its anchor."""
     name, text = _without_anchor(_without_comment(text).strip())
     alias = _ALIAS.fullmatch(text)
-    found = anchors.get(alias[1]) if alias else None
+    found = anchors.values.get(alias[1]) if alias else None
     scalar = found if isinstance(found, str) else _unquoted(text)
     if name:
-        anchors[name] = scalar
+        anchors.values[name] = scalar
     return scalar
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -95,3 +96,36 @@ def test_only_whole_floats_are_renamed(text: str, name: str) -> None:
 )
 def test_numbers_have_a_point_or_a_comma(text: str, number: float | None) -> None:
     assert number_from_text(text) == number
+
+
+# The Boston housing table of UCI: columns that are aligned by spaces, and a space before the first.
+HOUSING = [" 0.00632  18.00   2.310  0  0.5380", " 0.02731   0.00   7.070  1  0.4690", "11.02985\t0.0   7.070  0  0.4"]
+
+
+def test_white_space_separates_columns_where_nothing_else_does(tmp_path: Path) -> None:
+    file = write(tmp_path / "housing.data", "\n".join(HOUSING * 10) + "\n")
+    assert separator_of(file) == " "
+    got = list(records(file, " "))
+    assert [record.fields for record in got] == [line.split() for line in HOUSING * 10]
+    assert next(records(file, " ", line=got[7].line, offset=got[7].offset)) == got[7]
+    examples = data_set(str(file), split="train")
+    expected = {tuple(np.array(line.split()[:-1], np.float32).tolist()) for line in HOUSING}
+    assert examples.task == "regress" and {tuple(each.input.tolist()) for each in examples} == expected
+
+
+def test_a_header_and_quoted_names_are_separated_by_white_space_too(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", "width  height kind\n" + "1 2.5  'a'\n3   4 \"b c\"\n" * 20)
+    examples = data_set(str(file), split="train", task="classify")
+    assert examples.labels == ("'a'", "b c")
+
+
+@pytest.mark.parametrize("content", ["1 2 3\t4 5 6\n", "1 2;3 4\n", "1,5 2;3 4\n"])
+def test_spaces_within_columns_separate_none(tmp_path: Path, content: str) -> None:
+    assert separator_of(write(tmp_path / "a.csv", content * 9)) != " "
+
+
+def test_a_label_file_of_yolo_is_no_table(tmp_path: Path) -> None:
+    content = "0 0.5 0.5 0.25 0.25\n1 0.5 0.5 0.25 0.75\n"
+    with pytest.raises(DataError, match="a file in an unknown format"):
+        data_set(str(write(tmp_path / "a.txt", content)))
+    assert data_set(str(write(tmp_path / "a.dat", content * 20)), split="train").task == "regress"

@@ -166,6 +166,42 @@ def test_an_invalid_annotation_is_an_error_that_names_its_line(tmp_path, content
         voc_from_path(write(tmp_path, {"a": content}, {"val": ["a"]}), Choice())
 
 
+@pytest.mark.parametrize(
+    ("declared", "written", "name"),
+    [
+        ("gb2312", "gbk", "猫"),
+        ("GBK", "gbk", "镕"),  # which gb2312 itself lacks
+        ("gb2312", "gbk", "镕"),  # Windows calls its gbk so
+        ("gb18030", "gb18030", "㐂"),
+        ("big5", "big5", "貓"),
+        ("Shift_JIS", "cp932", "猫①"),
+        ("euc-jp", "euc_jp", "猫"),
+        ("euc-kr", "cp949", "고양이"),
+        ("windows-1251", "cp1251", "кот"),
+        ("utf-8", "utf-8", "猫"),
+    ],
+)
+def test_names_in_the_encoding_that_the_file_declares(tmp_path, declared, written, name):
+    write(tmp_path, {"a": ""}, {"val": ["a"]})
+    content = f'<?xml version="1.0" encoding="{declared}"?>\n' + annotation(thing(name=name))
+    (tmp_path / "Annotations" / "a.xml").write_bytes(content.encode(written))
+    assert voc_from_path(tmp_path, Choice()).labels == (name,)
+
+
+def test_error_on_bytes_of_another_encoding_says_how_to_declare_it(tmp_path):
+    (tmp_path / "a.xml").write_bytes("<a>\n<b>狗</b></a>".encode("gbk"))
+    with pytest.raises(DataError, match="a.xml, line 2: expected XML, got: not well-formed") as caught:
+        element_from_file(tmp_path / "a.xml")
+    assert 'encoding="gbk"' in caught.value.hint
+    (tmp_path / "a.xml").write_bytes(b'<?xml version="1.0" encoding="gb2312"?>\n<a>\xff\xff</a>')
+    with pytest.raises(DataError, match="a.xml, line 2: expected XML in gb2312, as it declares, got other bytes"):
+        element_from_file(tmp_path / "a.xml")
+    (tmp_path / "a.xml").write_bytes(b"<a><b></a>")
+    with pytest.raises(DataError, match="mismatched tag") as caught:
+        element_from_file(tmp_path / "a.xml")
+    assert caught.value.hint == ""
+
+
 LAUGHS = (
     '<!DOCTYPE x [<!ENTITY a0 "ha">'
     + "".join(f'<!ENTITY a{i + 1} "{f"&a{i};" * 10}">' for i in range(9))
