@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = ["argument", "either", "is_on_command_line", "on_command_line"]
+__all__ = ["argument", "either", "in_shell", "is_on_command_line", "on_command_line"]
 
 _MISSING: Any = object()
 
@@ -36,6 +36,11 @@ def is_on_command_line() -> bool:
 def either(command_line: str, python: str) -> str:
     """Returns the wording for the command line or the one for Python."""
     return command_line if _ON_COMMAND_LINE else python
+
+
+def in_shell(command: str) -> str:
+    """Returns a command that has no equal in Python: as it is on the command line, called a shell's in Python."""
+    return either(command, f"in a shell: {command}")
 
 
 def argument(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 import edgekit
-from edgekit.arguments import argument, either, on_command_line
+from edgekit.arguments import argument, either, in_shell, on_command_line
 from edgekit.specs import SizeRange
 
 PACKAGE = Path(edgekit.__file__).parent
@@ -54,13 +54,13 @@ def test_the_wording_is_that_of_the_reader() -> None:
 
 
 def texts_of_messages(file: Path) -> list[str]:
-    """The literal texts of errors, hints and notes in a file, without those that `argument` and `either` get."""
+    """The literal texts of errors, hints and notes in a file, without those that `argument`, `either` and `in_shell` get."""
     found: list[str] = []
 
     def walk(node: ast.AST, inside: bool) -> None:
         if isinstance(node, ast.Call):
             name = getattr(node.func, "id", getattr(node.func, "attr", ""))
-            if name in ("argument", "either", "engine_argument", "train_argument"):
+            if name in ("argument", "either", "in_shell", "engine_argument", "train_argument"):
                 return
             inside = inside or name == "note" or name.endswith(("Error", "Unavailable", "Mismatch"))
         if inside and isinstance(node, ast.JoinedStr):
@@ -81,8 +81,8 @@ def texts_of_messages(file: Path) -> list[str]:
 
 def test_no_message_outside_of_the_command_line_writes_an_option_itself() -> None:
     files = [file for file in PACKAGE.rglob("*.py") if file.relative_to(PACKAGE).parts[0] != "cli"]
-    # Shell commands have options of their own.
-    shell = re.compile(r"\b(edgekit|pip|python3?) ")
+    # Shell commands have options of their own, and a file is named after the command that writes it.
+    shell = re.compile(r"\b(pip|python3?|docker) |of `edgekit")
     found = {
         file.relative_to(PACKAGE).as_posix(): text
         for file in files
@@ -90,3 +90,9 @@ def test_no_message_outside_of_the_command_line_writes_an_option_itself() -> Non
         if re.search(r"(?<![\w-])--[a-z]", text) and not shell.search(text)
     }
     assert found == {}
+
+
+def test_a_command_without_an_equal_in_python_is_called_a_shells() -> None:
+    assert in_shell("edgekit eval A") == "in a shell: edgekit eval A"
+    with on_command_line():
+        assert in_shell("edgekit eval A") == "edgekit eval A"

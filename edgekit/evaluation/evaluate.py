@@ -8,7 +8,7 @@ from pathlib import Path
 
 import msgspec
 
-from edgekit.arguments import argument
+from edgekit.arguments import argument, either
 from edgekit.data.calibration.example_feeds import spread
 from edgekit.data.examples import DataSet, Split, check_first, data_set, split_used
 from edgekit.errors import DataError, UsageError
@@ -185,7 +185,7 @@ def _notes_of_classes(session: Session, examples: DataSet) -> list[str]:
         shown = ", ".join(examples.labels[:8]) + (", ..." if measured > 8 else "")
         return [
             f"the engine has no class names: its classes are taken for those of the data set in its order, {shown}. "
-            "Name them with --labels FILE"
+            f"Name them with {argument('labels', like=either('FILE', 'NAMES'))}"
         ]
     if measured >= own:
         return []

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from edgekit.arguments import either
 from edgekit.errors import UsageError, nearest
 from edgekit.measure.roofline import Peaks
 
@@ -17,7 +18,17 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["Board", "Boards", "Source", "board_from_name", "boards", "peaks_from_board", "runs_on", "sources_of"]
+__all__ = [
+    "Board",
+    "Boards",
+    "Source",
+    "board_from_name",
+    "boards",
+    "names_of_boards",
+    "peaks_from_board",
+    "runs_on",
+    "sources_of",
+]
 
 FILE = Path(__file__).with_name("boards.toml")
 
@@ -130,6 +141,11 @@ def board_from_name(name: str) -> Board:
     if not isinstance(name, str) or name not in known:
         raise UsageError(f"unknown board {name!r}", hint=nearest(str(name), known))
     return known[name]
+
+
+def names_of_boards() -> str:
+    """Returns where the names of the boards are, for hints: the command that lists them, or the names in Python."""
+    return either("`edgekit estimate --boards` lists the names", f"the names: {', '.join(sorted(boards().boards))}")
 
 
 def runs_on(board: Board, compute_capabilities: Sequence[str]) -> bool:

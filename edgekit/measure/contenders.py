@@ -10,14 +10,14 @@ from typing import Any, Literal, NamedTuple
 import msgspec
 import numpy as np
 
-from edgekit.arguments import argument, either
+from edgekit.arguments import argument, either, in_shell
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import MANIFEST, Manifest, manifest_in, read_engine
 from edgekit.engine.onnxruntime.backend import load_plain
 from edgekit.errors import DataError, UsageError
 from edgekit.measure.reports import BuildReport, LatencyReport, build_report_from_bundle
 from edgekit.specs import TensorSpec, sizes_of, sizes_take, specs_at
-from edgekit.text import json_value
+from edgekit.text import json_value, shell_quoted
 
 __all__ = ["Contender", "contenders_from_paths", "same_feeds"]
 
@@ -155,7 +155,9 @@ def _as_report(contender: Contender) -> Contender:
     if contender.report is None:
         raise UsageError(
             f"{contender.path}: expected a report, as the others are reports, got one that was not measured",
-            hint=f"edgekit profile {contender.path} --json-file report.json" if contender.kind == "engine" else "",
+            hint=in_shell(f"edgekit profile {shell_quoted(contender.path)} --json-file report.json")
+            if contender.kind == "engine"
+            else "",
         )
     return _report_contender(contender.name, contender.path, contender.report, contender.facts)
 

@@ -14,7 +14,7 @@ from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import Manifest, read_manifest, timestamp
 from edgekit.errors import BackendUnavailable, UsageError
 from edgekit.extras import install_command
-from edgekit.measure.boards import board_from_name, boards, runs_on
+from edgekit.measure.boards import board_from_name, boards, names_of_boards, runs_on
 from edgekit.measure.estimate import Estimate, estimate_from_layers
 from edgekit.measure.fused_layers import FusedLayer, fused_layers
 from edgekit.measure.inspection import Inspection, inspection_from_bundle, module_of
@@ -181,7 +181,7 @@ def _default_board(manifest: Manifest) -> str:
             return key
     raise UsageError(
         f"the estimate of an engine for {manifest.backend}: expected {argument('board')}, got none",
-        hint="name the board or GPU, as `edgekit estimate --boards` lists it",
+        hint=f"name the board or GPU; {names_of_boards()}",
     )
 
 
@@ -189,8 +189,8 @@ def _board_notes(manifest: Manifest, board: str, *, given: bool) -> list[str]:
     name = board_from_name(board).name
     if not given:
         return [
-            f"No board was named: the estimate is for {name}, the first that the engine was built for. --board NAME "
-            "chooses another, as `edgekit estimate --boards` lists them."
+            f"No board was named: the estimate is for {name}, the first that the engine was built for. "
+            f"{argument('board', like='NAME')} chooses another; {names_of_boards()}."
         ]
     if manifest.compute_capabilities and not runs_on(board_from_name(board), manifest.compute_capabilities):
         built = ", ".join(manifest.compute_capabilities)

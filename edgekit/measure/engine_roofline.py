@@ -12,7 +12,7 @@ from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.errors import BackendUnavailable, UsageError
 from edgekit.extras import install_command
-from edgekit.measure.boards import board_from_name, peaks_from_board
+from edgekit.measure.boards import board_from_name, names_of_boards, peaks_from_board
 from edgekit.measure.fused_layers import FusedLayer, fused_layers
 from edgekit.measure.inspection import inspection_from_bundle
 from edgekit.measure.layer_times import LayerTimes
@@ -44,7 +44,7 @@ def peaks_of_engine(
     if backend(target).on_gpu:
         raise UsageError(
             f"the roofline of an engine for {target}: expected {argument('board')}, got none",
-            hint="name the board or GPU that this is, as `edgekit estimate --boards` lists it",
+            hint=f"name the board or GPU that this is; {names_of_boards()}",
         )
     return peaks_from_machine(machine_peaks(progress=progress), threads)
 

@@ -7,8 +7,9 @@ from typing import Literal
 
 import msgspec
 
+from edgekit.arguments import in_shell
 from edgekit.errors import DataError
-from edgekit.text import json_value
+from edgekit.text import json_value, shell_quoted
 
 __all__ = ["LayerGroup", "LayerTime", "LayerTimes", "Overhead", "TimelineRun", "layer_times_from_report"]
 
@@ -141,5 +142,5 @@ def layer_times_from_report(file: Path) -> LayerTimes:
     except (msgspec.MsgspecError, KeyError, TypeError) as e:
         raise DataError(
             f"{file}: expected the JSON of a report with times of layers, got: {e}",
-            hint=f"edgekit profile ENGINE --layers --json-file {file}",
+            hint=in_shell(f"edgekit profile ENGINE --layers --json-file {shell_quoted(str(file))}"),
         ) from e

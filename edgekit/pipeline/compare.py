@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 import edgekit
-from edgekit.arguments import argument
+from edgekit.arguments import argument, in_shell
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import timestamp
 from edgekit.errors import DataError, UsageError
@@ -230,7 +230,7 @@ def _figures(contenders: Sequence[Contender], evaluation: Path | None) -> dict[s
         raise DataError(
             f"{evaluation}: expected figures of {', '.join(each.path for each in contenders)}, got those of "
             f"{', '.join(map(str, evaluated)) or 'no engine'}",
-            hint="edgekit eval A B --data SET --json-file FILE, with the same folders",
+            hint=f"{in_shell('edgekit eval A B --data SET --json-file FILE')}, with the same folders",
         )
     return found
 

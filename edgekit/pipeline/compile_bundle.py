@@ -22,6 +22,7 @@ from edgekit.engine.bundle.manifest import (
     manifest_in,
     read_engine,
     read_manifest,
+    rebuild_hint,
     this_machine,
     timestamp,
 )
@@ -128,7 +129,7 @@ def _library(place: Path, manifest: Manifest, target: str) -> Backend:
         raise UsageError(
             f"{place}: expected a graph for {' or '.join(on_gpu)} and one of them as target, got '{wrong}': "
             "graphs for CPUs have their Q/DQ pairs in other places",
-            hint=f"rebuild it: {manifest.rebuild}" if manifest.rebuild else "",
+            hint=rebuild_hint(manifest.rebuild),
         )
     return backend(target)
 

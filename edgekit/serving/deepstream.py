@@ -13,7 +13,7 @@ import msgspec
 
 from edgekit.arguments import argument, either
 from edgekit.engine.bundle.checks import check_files
-from edgekit.engine.bundle.manifest import GRAPH, Manifest, manifest_in, read_engine
+from edgekit.engine.bundle.manifest import GRAPH, Manifest, compile_hint, manifest_in, read_engine
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import BuildError, EngineMismatch, UsageError
 from edgekit.kernels.decode.layout import layout
@@ -21,7 +21,6 @@ from edgekit.recipe.schema import Preprocess
 from edgekit.serving.deepstream_parsers import CLASSIFIER, Parser, parser_of
 from edgekit.serving.exported_folder import labels_text, require_one_line_labels, require_own_folder, sealed
 from edgekit.specs import Precision, TensorSpec
-from edgekit.text import shell_quoted
 
 __all__ = ["CONFIG", "DeepStreamModel", "export_deepstream"]
 
@@ -118,7 +117,7 @@ def _model_file(bundle: Path, manifest: Manifest) -> tuple[str, str]:
         return GRAPH, ONNX
     raise EngineMismatch(
         f"{bundle} has a graph for {manifest.backend}, but no engine yet, and nvinfer builds FP32 graphs only",
-        hint=f"edgekit compile {shell_quoted(str(bundle))} --target {manifest.backend}",
+        hint=compile_hint(bundle, manifest.backend),
     )
 
 

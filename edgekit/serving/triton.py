@@ -15,12 +15,11 @@ import msgspec
 
 from edgekit.arguments import argument, either
 from edgekit.engine.bundle.checks import check_files
-from edgekit.engine.bundle.manifest import Manifest, manifest_in, read_engine
+from edgekit.engine.bundle.manifest import Manifest, compile_hint, manifest_in, read_engine
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import BuildError, EngineMismatch, UsageError
 from edgekit.serving.exported_folder import labels_text, require_one_line_labels, require_own_folder, sealed
 from edgekit.specs import TensorSpec
-from edgekit.text import shell_quoted
 
 __all__ = ["TritonModel", "export_triton"]
 
@@ -142,7 +141,7 @@ def _runner(bundle: Path, manifest: Manifest) -> Runner:
     if not manifest.engine:
         raise EngineMismatch(
             f"{bundle} has a graph for {manifest.backend}, but no engine yet",
-            hint=f"edgekit compile {shell_quoted(str(bundle))} --target {manifest.backend}",
+            hint=compile_hint(bundle, manifest.backend),
         )
     if manifest.engine_options.get("strip_weights"):
         raise UsageError(

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import edgekit
+from edgekit.arguments import on_command_line
 from edgekit.device.cpu import Cpu
 from edgekit.engine.bundle import checks as bundle_checks
 from edgekit.engine.bundle import staging as staging_module
@@ -291,6 +292,9 @@ def test_errors_have_the_rebuild_command_as_a_hint(tmp_path: Path) -> None:
     output = make(tmp_path / "out")
     (output / "engine.json").write_text("engina")
     with pytest.raises(EngineMismatch) as caught:
+        read_bundle(output)
+    assert caught.value.hint == f"rebuild it, in a shell: {REBUILD}"
+    with on_command_line(), pytest.raises(EngineMismatch) as caught:
         read_bundle(output)
     assert caught.value.hint == f"rebuild it: {REBUILD}"
 

@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from edgekit.arguments import on_command_line
 from edgekit.errors import UsageError
-from edgekit.measure.boards import Board, board_from_name, boards, peaks_from_board
+from edgekit.measure.boards import Board, board_from_name, boards, names_of_boards, peaks_from_board
 
 KNOWN = boards()
 NAMES = (
@@ -85,3 +86,10 @@ def test_error_on_an_unknown_board_names_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown board 'orin-nono'") as caught:
         board_from_name("orin-nono")
     assert "orin-nano" in caught.value.hint
+
+
+def test_the_names_are_listed_in_python_and_by_a_command() -> None:
+    names = names_of_boards().removeprefix("the names: ").split(", ")
+    assert names == sorted(boards().boards)
+    with on_command_line():
+        assert names_of_boards() == "`edgekit estimate --boards` lists the names"

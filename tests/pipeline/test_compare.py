@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import edgekit
+from edgekit.arguments import on_command_line
 from edgekit.errors import DataError, RunError, UsageError
 from edgekit.measure import turns
 from edgekit.measure.contenders import Contender, contenders_from_paths, same_feeds
@@ -127,8 +128,13 @@ def test_accuracy_comes_from_the_build_and_from_an_evaluation(
     assert found.contenders[1].accuracy == {"SQNR of y (dB)": 31.5, "map50_95": 0.329}
     assert "0.2 % lower" in found.sentences[0]
     evaluation.write_text(json.dumps({"engines": [{"engine": "elsewhere", "figures": {}}]}))
-    with pytest.raises(DataError, match="expected figures of"):
+    with pytest.raises(DataError, match="expected figures of") as caught:
         compare(bundles, **FAST, evaluation=evaluation)
+    command = "edgekit eval A B --data SET --json-file FILE, with the same folders"
+    assert caught.value.hint == f"in a shell: {command}"
+    with on_command_line(), pytest.raises(DataError) as caught:
+        compare(bundles, **FAST, evaluation=evaluation)
+    assert caught.value.hint == command
     evaluation.write_text("[1]")
     with pytest.raises(DataError, match="expected the JSON of `edgekit eval"):
         compare(bundles, **FAST, evaluation=evaluation)

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from edgekit.arguments import on_command_line
 from edgekit.engine.bundle.manifest import MANIFEST, read_manifest
 from edgekit.engine.bundle.writing import seal
 from edgekit.errors import EngineMismatch, UsageError
@@ -212,6 +213,9 @@ def test_error_on_a_target_that_triton_cannot_serve(make_bundle: Callable[..., P
 def test_error_on_a_bundle_without_an_engine_names_the_command(bundle: Callable[..., Path], tmp_path: Path) -> None:
     engine = bundle(engine="")
     with pytest.raises(EngineMismatch, match="no engine yet") as caught:
+        export_triton(engine, tmp_path / "models")
+    assert caught.value.hint == f"edgekit.compile('{engine}', target='tensorrt')"
+    with on_command_line(), pytest.raises(EngineMismatch) as caught:
         export_triton(engine, tmp_path / "models")
     assert caught.value.hint == f"edgekit compile {engine} --target tensorrt"
 

@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 
 import msgspec
 
-from edgekit.arguments import either
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import Backend, backend
 from edgekit.engine.bundle.manifest import (
     MANIFEST,
     FileInfo,
     Manifest,
+    compile_hint,
     file_info,
     manifest_in,
     read_engine,
@@ -23,7 +23,6 @@ from edgekit.engine.bundle.manifest import (
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import EngineMismatch, nearest
 from edgekit.specs import Precision
-from edgekit.text import shell_quoted
 
 __all__ = ["Bundle", "bundle_in", "check_files", "read_bundle"]
 
@@ -52,10 +51,7 @@ def bundle_in(path: Path) -> Manifest:
     """Reads the manifest in the open folder ``path``, and checks what `read_bundle` checks."""
     manifest = manifest_in(path)
     hint = rebuild_hint(manifest.rebuild)
-    compile_it = either(
-        f"edgekit compile {shell_quoted(str(path))} --target {manifest.backend}",
-        f"edgekit.compile({str(path)!r}, target={manifest.backend!r})",
-    )
+    compile_it = compile_hint(path, manifest.backend)
     if not manifest.engine:
         raise EngineMismatch(f"{path} holds a graph for {manifest.backend}, and no engine yet", hint=compile_it)
     if manifest.engine not in manifest.files:

@@ -317,8 +317,18 @@ def _make_one() -> str:
 
 
 def rebuild_hint(command: str) -> str:
-    """Returns the hint to rebuild an engine by this command; the command may be empty."""
-    return f"rebuild it: {command}" if command else "rebuild it with edgekit build"
+    """Returns the hint to rebuild an engine by this command of a shell; the command may be empty."""
+    if command:
+        return either(f"rebuild it: {command}", f"rebuild it, in a shell: {command}")
+    return f"rebuild it with {either('edgekit build', 'edgekit.build')}"
+
+
+def compile_hint(bundle: str | Path, target: str) -> str:
+    """Returns how to build the engine of a bundle on this machine."""
+    return either(
+        f"edgekit compile {shell_quoted(str(bundle))} --target {target}",
+        f"edgekit.compile({str(bundle)!r}, target={target!r})",
+    )
 
 
 def _command_in(raw: object) -> str:

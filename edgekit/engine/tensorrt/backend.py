@@ -21,6 +21,7 @@ from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.device.cuda.packages import bindings_command
 from edgekit.device.jetson import jetson
 from edgekit.engine.backend import BuildOptions, BuildResult, Engine
+from edgekit.engine.bundle.manifest import compile_hint
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
 from edgekit.engine.tensorrt.attention_runtime import PLUGINS_FILE
 from edgekit.engine.tensorrt.builder_config import (
@@ -90,7 +91,7 @@ class TensorRt:
             raise EngineMismatch(
                 f"the engine was built for compute capability {' or '.join(compute_capabilities)}; "
                 f"{here.name} here has {_text(here.compute_capability)}",
-                hint=f"build it for this GPU: edgekit compile BUNDLE --target {self.name}",
+                hint=f"build it for this GPU: {compile_hint('BUNDLE', self.name)}",
             )
 
     def version(self) -> str:

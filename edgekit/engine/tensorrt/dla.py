@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from edgekit.arguments import argument
+from edgekit.arguments import argument, either
 from edgekit.device.jetson import Jetson
 from edgekit.engine.tensorrt.options import engine_argument
 from edgekit.errors import UsageError
@@ -102,8 +102,9 @@ def dla_elsewhere(precision: Precision, dla: int) -> str:
         for row in DLA_MATRIX
         if precision in row.precisions
     ]
+    compiler = either("`edgekit compile`", "edgekit.compile")
     return (
-        f"{engine_argument('dla', dla)} has no effect on the graph: `edgekit compile` needs it again, with TensorRT "
+        f"{engine_argument('dla', dla)} has no effect on the graph: {compiler} needs it again, with TensorRT "
         f"{' or '.join(rows)}"
     )
 

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
+from edgekit.arguments import either
 from edgekit.engine.tensorrt.log import made_with_log, process_log
 from edgekit.errors import EngineMismatch, RunError
 from edgekit.storage import cache_folder, write_atomic
@@ -20,8 +21,6 @@ GRAPH = "graph.onnx"
 
 # A version-compatible plan contains a runtime, that is code from its builder, which runs only if this is set to 1.
 TRUST = "EDGEKIT_ENGINE_CODE"
-
-REBUILD = "rebuild it with edgekit build, or on this machine with edgekit compile"
 
 _plans: dict[tuple[str, str, int, int], Plan] = {}
 _lock = threading.Lock()
@@ -54,7 +53,7 @@ class Plan:
         try:
             status = file.stat()
         except OSError as e:
-            raise EngineMismatch(f"cannot read {file}: {e.strerror}", hint=REBUILD) from e
+            raise EngineMismatch(f"cannot read {file}: {e.strerror}", hint=_rebuild()) from e
         key = (library.__name__, str(file.resolve()), status.st_mtime_ns, status.st_size)
         with _lock:
             plan = _plans.get(key) or cls(library, file, key)
@@ -91,11 +90,11 @@ def _deserialized(library: Any, runtime: Any, file: Path) -> Any:
         with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
             engine = runtime.deserialize_cuda_engine(data)
     except (OSError, ValueError, RuntimeError) as e:  # ValueError: the file is empty
-        raise EngineMismatch(f"cannot load {file}: {e}", hint=REBUILD) from e
+        raise EngineMismatch(f"cannot load {file}: {e}", hint=_rebuild()) from e
     if engine is None:
         reason = words.take() or "it gives no reason"
         code = not trusted and "HostCodeAllowed" in reason
-        hint = f"it contains a runtime of its own; if you trust it, set {TRUST}=1" if code else REBUILD
+        hint = f"it contains a runtime of its own; if you trust it, set {TRUST}=1" if code else _rebuild()
         raise EngineMismatch(f"{_title(library)} does not take {file}: {reason}", hint=hint)
     return engine
 
@@ -113,7 +112,9 @@ def _refit_weights(library: Any, engine: Any, file: Path) -> None:
     parser = library.OnnxParserRefitter(refitter, words)
     if not parser.refit_from_file(str(graph)) or not refitter.refit_cuda_engine():
         reason = words.take() or "it gives no reason"
-        raise EngineMismatch(f"{_title(library)} cannot put the weights of {graph} into {file}: {reason}", hint=REBUILD)
+        raise EngineMismatch(
+            f"{_title(library)} cannot put the weights of {graph} into {file}: {reason}", hint=_rebuild()
+        )
 
 
 def _stripped(library: Any, engine: Any) -> bool:
@@ -178,3 +179,10 @@ def _cache_files(plan: Path) -> tuple[Path, Path]:
     place = str(plan.resolve())
     name = f"{plan.stem}-{hashlib.sha256(place.encode()).hexdigest()[:16]}.cache"
     return plan.parent / f".{plan.name}.runtime-cache", cache_folder() / "runtime" / name
+
+
+def _rebuild() -> str:
+    return either(
+        "rebuild it with edgekit build, or on this machine with edgekit compile",
+        "rebuild it with edgekit.build, or on this machine with edgekit.compile",
+    )

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
+from edgekit.arguments import either
 from edgekit.errors import EdgeKitError, GraphError
 from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.attributes import require_possible_attributes
@@ -56,13 +57,14 @@ _UNREADABLE = (ir.serde.SerdeError, ValueError, OSError)
 """What `ir.from_proto`, `ir.to_proto` and reading weights raise: the first for what contradicts itself."""
 _NAMELESS = frozenset({None, "", "?", "-1", "None"})
 """Names that exporters (Paddle, Keras) give to unknown dimensions; two of these dimensions need not be equal."""
+_FROM_MODULE = "build it from its module"
 _OTHER_FORMATS = (
     (
         b"PK\x03\x04",
         "a zip archive, such as PyTorch's .pt",
-        "build it from its module: edgekit build package.module:factory",
+        _FROM_MODULE,
     ),
-    (b"\x80\x02", "a Python pickle", "build it from its module: edgekit build package.module:factory"),
+    (b"\x80\x02", "a Python pickle", _FROM_MODULE),
     (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "run: git lfs pull"),
     (b"\x1f\x8b", "a gzip archive", "unpack it first"),
 )
@@ -204,6 +206,8 @@ def _require_not_another_format(content: bytes, path: Path) -> None:
         )
     for magic, what, hint in _OTHER_FORMATS:
         if content.startswith(magic):
+            if hint == _FROM_MODULE:
+                hint = f"{hint}: {either('edgekit build package.module:factory', 'edgekit.build(module)')}"
             raise GraphError(f"{path}: expected an ONNX file, got {what}", hint=hint)
     if content[4:8] == b"TFL3":
         raise GraphError(f"{path}: expected an ONNX file, got a TensorFlow Lite model", hint="convert it with tf2onnx")

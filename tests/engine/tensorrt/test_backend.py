@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from edgekit.arguments import on_command_line
 from edgekit.device.cuda.driver import DeviceProperties
 from edgekit.engine.backend import BuildOptions
 from edgekit.engine.tensorrt import backend as backends
@@ -306,9 +307,11 @@ def test_an_engine_for_another_gpu_names_this_gpu_and_the_build_command(
     built: tuple[str, ...], library: Any, here: Any
 ) -> None:
     here(DESKTOP)
-    words = [built[0], "NVIDIA RTX A2000 here has 8.6", "edgekit compile BUNDLE --target tensorrt"]
+    words = [built[0], "NVIDIA RTX A2000 here has 8.6", "edgekit.compile('BUNDLE', target='tensorrt')"]
     refusal = _refusal(built)
     assert [word for word in words if word not in refusal] == []
+    with on_command_line():
+        assert "edgekit compile BUNDLE --target tensorrt" in _refusal(built)
 
 
 def _refusal(built: tuple[str, ...]) -> str:
