@@ -76,3 +76,18 @@ def test_an_argument_of_another_type_is_an_error_in_every_function(
 def test_a_path_that_is_none_is_an_error(call: Callable[[Any], object], path: Any) -> None:
     with pytest.raises(EdgeKitError):
         call(path)
+
+
+@pytest.mark.parametrize("value", ["yes", 1, 0.0, [True], np.True_])
+def test_a_flag_that_is_neither_true_nor_false_is_an_error(session: Session, arrays_engine: Path, value: Any) -> None:
+    with pytest.raises(UsageError, match="multi_label: expected True or False, got"):
+        session.detect(IMAGE, multi_label=value)
+    with pytest.raises(UsageError, match="track: expected True or False, got"):
+        session.stream("photo.jpg", track=value)
+    with pytest.raises(UsageError, match="layers: expected True or False, got"):
+        edgekit.profile(arrays_engine, runs=1, layers=value)
+
+
+def test_the_flags_may_be_true_and_false(session: Session, arrays_engine: Path) -> None:
+    assert len(session.detect(IMAGE, multi_label=False)) <= len(session.detect(IMAGE, multi_label=True))
+    assert edgekit.profile(arrays_engine, runs=1, layers=False).layer_times is None
