@@ -54,7 +54,7 @@ def test_the_wording_is_that_of_the_reader() -> None:
 
 
 def texts_of_messages(file: Path) -> list[str]:
-    """The literal texts of errors, hints and notes in a file, without those that `argument`, `either` and `in_shell` get."""
+    """The literal texts of errors, hints and notes in a file, without what `argument`, `either` and `in_shell` get."""
     found: list[str] = []
 
     def walk(node: ast.AST, inside: bool) -> None:

@@ -67,7 +67,8 @@ def arrays_from_file(
         header = _header(file, size, path)
         _require_budget(header.nbytes, path, max_bytes)
         if check is not None:
-            check(header.zeros())
+            with _own_errors():
+                check(header.zeros())
         return _array(file, header, path)
 
 
@@ -87,7 +88,8 @@ def _from_archive(
                 headers[name] = _header(member, info.file_size, path)
         _require_budget(sum(header.nbytes for header in headers.values()), path, max_bytes)
         if check is not None:
-            check({name: header.zeros() for name, header in headers.items()})
+            with _own_errors():
+                check({name: header.zeros() for name, header in headers.items()})
         arrays = {}
         for name, info in members.items():
             with archive.open(info) as member:
@@ -134,11 +136,28 @@ def _require_budget(nbytes: int, path: Path, max_bytes: int) -> None:
         raise DataError(f"{path}: expected at most {max_bytes:,} bytes of numbers, got {nbytes:,}")
 
 
+class _OfCheckError(Exception):
+    """Carries an error of the caller's check past `_damage_reported`: it does not say that the file is damaged."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as e:
+        raise _OfCheckError(e) from e
+
+
 @contextmanager
 def _damage_reported(path: Path) -> Iterator[None]:
     """Converts what a damaged header or archive raises, which may be almost any exception, to one message."""
     try:
         yield
+    except _OfCheckError as e:
+        raise e.error from e.error.__cause__
     except EdgeKitError:
         raise
     except FileNotFoundError as e:

@@ -253,12 +253,14 @@ def _decoded(image: Image.Image, name: str, upright: bool) -> Image.Image:
         if 0 in image.size:
             raise DataError(f"{name}: expected at least one pixel, got {image.width} x {image.height}")
         orientation = _orientation(image) if upright else None
-        image = _rgb(image, name)
-        return image.transpose(_TURN_UPRIGHT[orientation]) if orientation in _TURN_UPRIGHT else image
+        image.load()
+        rgb = None if is_deep(image) else _rgb(image)
     except DataError:
         raise
     except Exception as e:  # as above: struct.error, IndexError, SyntaxError and others, besides OSError
         raise _broken(name, e) from e
+    image = with_8_bits(image, name) if rgb is None else rgb
+    return image.transpose(_TURN_UPRIGHT[orientation]) if orientation in _TURN_UPRIGHT else image
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -271,12 +273,9 @@ def _orientation(image: Image.Image) -> int | None:
     return orientation if isinstance(orientation, int) else None
 
 
-def _rgb(image: Image.Image, name: str) -> Image.Image:
+def _rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
         return image
-    if is_deep(image):
-        return with_8_bits(image, name)
     if not image.has_transparency_data:
         return image.convert("RGB")
     image = image.convert("RGBA")

@@ -24,9 +24,20 @@ from edgekit.telemetry import import_onnxruntime
 if TYPE_CHECKING:
     import onnxruntime
 
-__all__ = ["Evaluator", "error_of_runtime", "session_options"]
+__all__ = ["RUNTIME_ERRORS", "Evaluator", "error_of_runtime", "session_options"]
+
+
+def _is_error(value: object) -> bool:
+    return isinstance(value, type) and issubclass(value, Exception)
+
 
 _ORT = import_onnxruntime()
+RUNTIME_ERRORS: tuple[type[Exception], ...] = (
+    *(kind for kind in vars(_ORT.capi.onnxruntime_pybind11_state).values() if _is_error(kind)),
+    *(RuntimeError, ValueError, IndexError, OverflowError, MemoryError, OSError),
+)
+"""What ONNX Runtime raises on a graph or an input: classes of its own, which have no common base, and those to which
+its bindings convert C++'s exceptions."""
 _RUNTIME = f"ONNX Runtime {_ORT.__version__}"
 _MOVING = ["TransposeOptimizer", "TransposeOptimizer_CPUExecutionProvider"]
 """The optimizers that move Transposes: before layouts are chosen for this processor, and afterwards."""
@@ -90,7 +101,7 @@ class Evaluator:
                 self._session = _ORT.InferenceSession(
                     model, options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
                 )
-        except Exception as e:
+        except RUNTIME_ERRORS as e:
             raise GraphError(f"{_RUNTIME} cannot load the graph: {error_of_runtime(e)}") from e
         return_freed_memory()  # temporary copies of the weights from layout conversion
         self.outputs = tuple(output.name for output in self._session.get_outputs())
@@ -103,7 +114,7 @@ class Evaluator:
         """
         try:
             results = self._session.run(list(self.outputs), feeds, run_options())
-        except Exception as e:
+        except RUNTIME_ERRORS as e:
             raise GraphError(f"{_RUNTIME} cannot run the graph: {error_of_runtime(e)}") from e
         return dict(zip(self.outputs, results, strict=True))
 

@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 
 from edgekit.device.cpu import cpu, return_freed_memory
 from edgekit.errors import GraphError
-from edgekit.graph.evaluator import Evaluator, error_of_runtime, session_options
+from edgekit.graph.evaluator import RUNTIME_ERRORS, Evaluator, error_of_runtime, session_options
 from edgekit.graph.load.printable_names import with_escaped_names
 from edgekit.graph.load.structure import structure_from_file
 from edgekit.graph.load.walk import nodes_of
@@ -37,6 +37,8 @@ __all__ = ["OnnxOriginal", "Original"]
 
 Feed = Mapping[str, np.ndarray]
 Run = Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]]
+
+_NOT_LOADED: tuple[type[Exception], ...] = (GraphError, *RUNTIME_ERRORS)
 
 
 class Original(Protocol):
@@ -86,15 +88,19 @@ class OnnxOriginal:
     def run(self, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray]]:
         run = self._loaded()
         try:
-            return [run({**feed, **self._values}) for feed in feeds]
-        except GraphError:
-            raise
-        except Exception as e:
-            raise GraphError(f"{self.name} fails: {error_of_runtime(e)}") from e
+            return [self._result(run, feed) for feed in feeds]
         finally:
             # Its weights are not kept while graphs and engines are loaded, which have their own.
             del run
             return_freed_memory()
+
+    def _result(self, run: Run, feed: Feed) -> dict[str, np.ndarray]:
+        try:
+            return run({**feed, **self._values})
+        except GraphError:
+            raise
+        except Exception as e:  # the reference evaluator, which is Python, may raise any exception
+            raise GraphError(f"{self.name} fails: {error_of_runtime(e)}") from e
 
     def inside(self, feed: Feed) -> dict[str, np.ndarray]:
         graph = self._graph()
@@ -137,13 +143,14 @@ class OnnxOriginal:
         return any(each(node) for node in nodes_of(self._structure) for each in _EXCEPTIONS)
 
     def _loaded(self) -> Run:
+        is_rewritten = self._widen or self._is_mixed or self._is_newer or self._is_exceptional
+        graph = self._graph() if is_rewritten else None
         try:
-            if self._widen or self._is_mixed or self._is_newer or self._is_exceptional:
-                graph = self._graph()
-                require_explicit_pads(graph)
-                return Evaluator(graph, threads=cpu().compute_threads).run
-            return self._in_runtime()
-        except Exception as e:
+            if graph is None:
+                return self._in_runtime()
+            require_explicit_pads(graph)
+            return Evaluator(graph, threads=cpu().compute_threads).run
+        except _NOT_LOADED as e:
             return self._in_reference_evaluator(e)
 
     def _in_runtime(self) -> Run:
@@ -162,9 +169,10 @@ class OnnxOriginal:
         return run
 
     def _in_reference_evaluator(self, error: Exception) -> Run:
+        model = ir.to_proto(self._graph())
         try:
-            evaluator = ReferenceEvaluator(ir.to_proto(self._graph()))
-        except Exception as e:
+            evaluator = ReferenceEvaluator(model)
+        except Exception as e:  # it is Python, and may raise any exception on what it does not know
             raise GraphError(
                 f"neither ONNX Runtime nor ONNX's reference evaluator can load {self._path.name}: "
                 f"{error_of_runtime(error)}"

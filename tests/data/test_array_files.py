@@ -120,3 +120,17 @@ def test_zeros_with_the_types_and_shapes_are_checked_first(tmp_path: Path) -> No
         "a": ("float32", (2, 3)),
         "b": ("int64", (4,)),
     }
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz"])
+@pytest.mark.parametrize("error", [KeyError("bug"), DataError("of another shape"), FileNotFoundError("other.txt")])
+def test_an_error_of_the_check_is_not_called_damage(tmp_path: Path, suffix: str, error: Exception) -> None:
+    path = tmp_path / f"a{suffix}"
+    (np.save if suffix == ".npy" else np.savez)(path, np.zeros(3))
+
+    def check(zeros: object) -> None:
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        arrays_from_file(path, check)
+    assert caught.value is error

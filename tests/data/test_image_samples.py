@@ -78,3 +78,12 @@ def test_samples_without_an_agreed_range_are_refused(values, got):
     with pytest.raises(DataError, match=got) as caught:
         read_image(Image.fromarray(values))
     assert "scale the values to 0 to 255" in caught.value.hint
+
+
+def test_a_bug_is_not_called_a_broken_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_8_bits(image: object, name: str) -> None:
+        raise KeyError("bug")
+
+    monkeypatch.setattr("edgekit.data.images.with_8_bits", with_8_bits)
+    with pytest.raises(KeyError, match="bug"):
+        read_image(Image.new("I", (2, 2)))

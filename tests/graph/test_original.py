@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
-from edgekit.errors import GraphError
+from edgekit.errors import DataError, GraphError
 from edgekit.graph.export.original import ModuleOriginal
 from edgekit.graph.original import OnnxOriginal
 
@@ -95,3 +95,28 @@ def test_a_module_runs_in_evaluation_mode_and_can_be_closed() -> None:
     original.close()
     with pytest.raises(GraphError, match="was closed"):
         original.run([{"x": x}])
+
+
+@pytest.mark.parametrize("error", [DataError("a.jpg: broken image"), KeyError("bug")])
+def test_an_error_of_the_feeds_is_not_called_one_of_the_runtime(tmp_path: Path, error: Exception) -> None:
+    path = saved(tmp_path / "m.onnx", [helper.make_node("Neg", ["x"], ["y"])])
+
+    def feeds() -> Iterator[dict[str, np.ndarray]]:
+        yield {"x": np.zeros((2, 4), np.float32)}
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        OnnxOriginal(path).run(feeds())
+    assert caught.value is error
+
+
+def test_a_bug_in_a_pass_is_not_hidden_by_the_reference_evaluator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def widened(graph: object) -> object:
+        raise KeyError("bug")
+
+    monkeypatch.setattr("edgekit.graph.original.widened", widened)
+    path = saved(tmp_path / "m.onnx", [helper.make_node("Neg", ["x"], ["y"])])
+    with pytest.raises(KeyError, match="bug"):
+        OnnxOriginal(path, widen=True).run([{"x": np.zeros((2, 4), np.float32)}])

@@ -32,7 +32,7 @@ from edgekit.graph.opset import lower_opset
 from edgekit.graph.passes.complete_stft import CompleteStft
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
-from edgekit.graph.passes.infer_shapes import InferShapes
+from edgekit.graph.passes.infer_shapes import INFERENCE_ERRORS, InferShapes
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
 from edgekit.graph.passes.positive_axes import PositiveAxes
 from edgekit.graph.passes.time_first import TimeFirst
@@ -143,7 +143,7 @@ def _contradiction(path: Path) -> str | None:
     """Returns why the types and shapes of a file contradict each other, as ONNX infers them; None if they do not."""
     try:
         onnx.shape_inference.infer_shapes(structure_from_file(path)[0], check_type=True, strict_mode=True)
-    except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError) as e:
+    except INFERENCE_ERRORS as e:
         return _first_line(e)
     return None
 

@@ -72,14 +72,16 @@ def _converted(graph: ir.Model, name: str) -> ir.Model:
         value = graph.graph.initializers.pop(key)
         value.shape, value.dtype, value.const_value = ir.Shape(tensor.shape.numpy()), tensor.dtype, None
         graph.graph.inputs.append(value)
+    old = ir.to_proto(graph)
     try:
-        upgraded = ir.from_proto(onnx.version_converter.convert_version(ir.to_proto(graph), OLDEST))
-    except Exception as e:
+        new = onnx.version_converter.convert_version(old, OLDEST)
+    except (onnx.version_converter.ConvertError, RuntimeError, ValueError, IndexError) as e:
         reason = str(e).strip().splitlines()
         raise GraphError(
             f"{name}: opset {before} cannot be upgraded to {OLDEST}: {reason[-1] if reason else type(e).__name__}",
             hint=f"export the model again with opset {OPSET}",
         ) from e
+    upgraded = ir.from_proto(new)
     # One by one: values removed as a slice stay marked as inputs (onnx-ir 1.1.0).
     weights = [upgraded.graph.inputs.pop() for _ in removed]
     for value in reversed(weights):

@@ -14,7 +14,10 @@ from edgekit.graph.external_weights import external_weights
 from edgekit.graph.load.runtime_operators import RUNTIME_DOMAINS, inputs_of_the_type_of
 from edgekit.graph.shape_values import elements_of, number_of
 
-__all__ = ["InferShapes"]
+__all__ = ["INFERENCE_ERRORS", "InferShapes"]
+
+INFERENCE_ERRORS = (onnx.shape_inference.InferenceError, onnx.checker.ValidationError, RuntimeError, ValueError)
+"""What ONNX's inference of shapes raises on a graph that contradicts itself: it is C++, as are these classes."""
 
 
 _MAX_PROPAGATED = 1 << 20
@@ -100,7 +103,7 @@ def _infer(model: ir.Model, content: bytes, *, propagates: bool) -> bool:
     """Gives the values the types that ONNX infers for the serialized model; returns whether any is another."""
     try:
         inferred = onnx.shape_inference.infer_shapes(content, check_type=False, strict_mode=False, data_prop=propagates)
-    except Exception as e:
+    except INFERENCE_ERRORS as e:
         raise GraphError(f"the shapes of graph '{model.graph.name}' contradict each other: {e}") from e
     # Only the types are read: to make the whole model an `ir.Model` again would take most of the time.
     return any([_update(value, found) for value, found in _inferred_types(model.graph, inferred.graph)])

@@ -37,19 +37,19 @@ def inlined(graph: ir.Model) -> ir.Model:
     Raises:
         GraphError: a function calls itself, or a node cannot be upgraded.
     """
+    RemoveUnusedFunctionsPass()(graph)  # type: ignore[no-untyped-call]
+    if not graph.functions:
+        return graph
+    mixed = _with_own_versions(graph)
     try:
-        RemoveUnusedFunctionsPass()(graph)  # type: ignore[no-untyped-call]
-        if not graph.functions:
-            return graph
-        mixed = _with_own_versions(graph)
         InlinePass()(graph)
-        RemoveUnusedFunctionsPass()(graph)  # type: ignore[no-untyped-call]
-    except Exception as e:
+    except (ir.passes.PassError, ir.passes.InvariantError, ValueError) as e:
         reason = str(e.__cause__ or e).strip().splitlines() or [type(e).__name__]
         raise GraphError(
             f"graph '{graph.graph.name}': its functions cannot be inlined: {reason[0]}",
             hint="export the model with functions of its own opset, or without functions",
         ) from e
+    RemoveUnusedFunctionsPass()(graph)  # type: ignore[no-untyped-call]
     if mixed:
         upgrade_nodes(graph, f"graph '{graph.graph.name}'")
     return graph
