@@ -27,6 +27,7 @@ from edgekit.lower.separate_tied_weights import SeparateTiedWeights
 from edgekit.lower.sort_top_k import SortTopK
 from edgekit.lower.stop_dequantizers import STOPPING, StopDequantizers
 from edgekit.lower.truncate_to_integers import TRUNCATING, TruncateToIntegers
+from edgekit.lower.widen_padded_points import WidenPaddedPoints
 from edgekit.lower.wrap_integers import WRAPPING, WrapIntegers
 from edgekit.lower.wrap_pads import WrapPads
 
@@ -55,6 +56,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
         [
             QLinearAsQdq(),
             ClipBeforeQuantizer(),
+            WidenPaddedPoints(),
             *pools,
             ResizeAsProduct(),
             *largest,
