@@ -9,7 +9,7 @@ from edgekit.lower.rewriting import NotApplicable, RewritePass, initializer, new
 
 __all__ = ["STOPPING", "StopDequantizers"]
 
-STOPPING = ("Pad", "ReduceMean", "ReduceSum")
+STOPPING = ("AveragePool", "Pad", "ReduceMean", "ReduceSum")
 """Operators that `StopDequantizers` is for."""
 
 _LOWEST = np.asarray(np.finfo(np.float32).min)
@@ -26,6 +26,7 @@ class StopDequantizers(RewritePass):
 
     - a mean or sum of a tensor of three axes, more than one element in the first, with the second among those that are
       reduced: a mean over the tokens of two sentences. Where a Transpose is before it, OpenVINO reduces another axis;
+    - an ``AveragePool`` that counts its pads: they are 0 among the integers, where their zero point is meant;
     - a ``Pad`` with another number than 0 along one axis: it takes the number for an integer.
 
     Args:
@@ -44,7 +45,7 @@ class StopDequantizers(RewritePass):
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         """See `RewritePass.rewrite`."""
         data = node.inputs[0]
-        if data is None or (_is_right_padding if self.operator == "Pad" else _is_right_mean)(node, data):
+        if data is None or _IS_RIGHT[self.operator](node, data):
             raise NotApplicable("the integer kernel is right")
         if not _may_be_integers(data):
             raise NotApplicable("it reads floats")
@@ -58,12 +59,25 @@ def _is_right_mean(node: ir.Node, data: ir.Value) -> bool:
     return data.shape is not None and (len(data.shape) != 3 or data.shape[0] == 1)
 
 
+def _is_right_pooling(node: ir.Node, data: ir.Value) -> bool:
+    padded = any(node.attributes.get_ints("pads", ())) or "SAME" in node.attributes.get_string("auto_pad", "NOTSET")
+    return not padded or node.attributes.get_int("count_include_pad", 0) == 0
+
+
 def _is_right_padding(node: ir.Node, data: ir.Value) -> bool:
     fill = node.inputs[2] if len(node.inputs) > 2 else None
     if fill is None or node.attributes.get_string("mode", "constant") != "constant":
         return True
     tensor = stored_constant(fill)
     return tensor is not None and not tensor.numpy().any()
+
+
+_IS_RIGHT = {
+    "AveragePool": _is_right_pooling,
+    "Pad": _is_right_padding,
+    "ReduceMean": _is_right_mean,
+    "ReduceSum": _is_right_mean,
+}
 
 
 def _may_be_integers(value: ir.Value) -> bool:

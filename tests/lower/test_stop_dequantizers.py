@@ -87,3 +87,26 @@ def test_openvino_pads_with_the_number_itself(pads: tuple[int, ...], fill: float
     got = engine.run({"x": x})["y"]
     engine.close()
     np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("zero", [0, 131])
+@pytest.mark.parametrize(
+    "more", ["pads = [1, 1, 1, 1]", "pads = [0, 2, 1, 0], ceil_mode = 1", 'auto_pad = "SAME_UPPER"']
+)
+def test_openvino_counts_pads_as_zero(more: str, zero: int, tmp_path: Path) -> None:
+    text = f"""<ir_version: 9, opset_import: ["" : 20]>
+    g (float[2, 3, 7, 6] x) => (float[2, 3, m, n] y) <float s = {{0.03}}, uint8 z = {{{zero}}}, float two = {{2.0}}> {{
+        q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)
+        p = AveragePool <kernel_shape = [3, 3], strides = [2, 2], count_include_pad = 1, {more}> (d)
+        y = Mul (p, two) }}"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    graph = graph_from_onnx(tmp_path / "m.onnx")
+    x = RANDOM.standard_normal((2, 3, 7, 6)).astype(np.float32)
+    expected = Evaluator(graph).run({"x": x})["y"]
+    save_graph(graph, tmp_path / "graph.onnx")
+    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.FP32))
+    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
+    got = engine.run({"x": x})["y"]
+    engine.close()
+    # Its integer kernel rounds a mean to the nearest integer, by half a step.
+    np.testing.assert_allclose(got, expected, atol=0.0301)
