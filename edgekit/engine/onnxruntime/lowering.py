@@ -46,6 +46,7 @@ def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[s
     from edgekit.lower.keep_layout import KeepLayout
     from edgekit.lower.norm_on_last_axis import NormOnLastAxis
     from edgekit.lower.rewriting import lower
+    from edgekit.lower.signed_weights import SignedWeights
     from edgekit.lower.softmax_on_last_axis import SoftmaxOnLastAxis
 
     attention = FuseAttention()
@@ -54,6 +55,7 @@ def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[s
     modified = lower(
         source,
         [
+            SignedWeights(),
             FuseIntegerMatMul(),
             KeepAverageFloat(LIMITS),
             *map(KeepLayout, ("Resize", "Pad")),
