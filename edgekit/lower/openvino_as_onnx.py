@@ -57,11 +57,11 @@ def compute_as_onnx(model: ir.Model) -> bool:
         [
             QLinearAsQdq(),
             ClipBeforeQuantizer(),
-            PadOutsideWindows(),
-            WidenPaddedPoints(),
             *pools,
             ResizeAsProduct(),
             *largest,
+            PadOutsideWindows(),
+            WidenPaddedPoints(),
             *map(StopDequantizers, STOPPING),
             *norms,
             *others,
