@@ -18,6 +18,7 @@ from edgekit.lower.propagate_nan import PropagateNan
 from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
 from edgekit.lower.quantize_before_max import QuantizeBeforeMax
 from edgekit.lower.range_of_nothing import RangeOfNothing
+from edgekit.lower.read_maximum_twice import ReadMaximumTwice
 from edgekit.lower.reduce_of_no_axes import ReduceOfNoAxes
 from edgekit.lower.replace_hard_sigmoid import ReplaceHardSigmoid
 from edgekit.lower.require_same_results import require_same_results
@@ -44,7 +45,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
     require_small_integers(model)
     require_same_results(model)
     pools = [ExplicitPads(operator) for operator in ("AveragePool", "LpPool", "MaxPool")]
-    largest = [QuantizeBeforeMax(operator) for operator in ("GlobalMaxPool", "ReduceMax", "ReduceMin")]
+    maxima = ("GlobalMaxPool", "ReduceMax", "ReduceMin")
     norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
     others = [ReplaceHardSigmoid(), SeparateTiedWeights(), CutGatheredElements(), DftOverFirstAxis(), SortTopK()]
     others += [WrapPads(), RangeOfNothing(), FullRankSlopes(), GatherOneAfterProduct()]
@@ -59,7 +60,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
             ClipBeforeQuantizer(),
             *pools,
             ResizeAsProduct(),
-            *largest,
+            *map(QuantizeBeforeMax, maxima),
             PadOutsideWindows(),
             WidenPaddedPoints(),
             *map(StopDequantizers, STOPPING),
@@ -67,5 +68,6 @@ def compute_as_onnx(model: ir.Model) -> bool:
             *others,
             *integers,
             *unusual,
+            *map(ReadMaximumTwice, maxima),
         ],
     )
