@@ -27,7 +27,8 @@ class StopDequantizers(RewritePass):
     - a mean or sum of a tensor of three axes, more than one element in the first, with the second among those that are
       reduced: a mean over the tokens of two sentences. Where a Transpose is before it, OpenVINO reduces another axis;
     - an ``AveragePool`` that counts its pads: they are 0 among the integers, where their zero point is meant;
-    - a ``Pad`` with another number than 0 along one axis: it takes the number for an integer.
+    - a ``Pad`` with another number than 0 along one axis: it takes the number for an integer. With 0, it does so
+      along an axis of one element, such as that of a batch of one.
 
     Args:
         operator: one of `STOPPING`.
@@ -65,11 +66,23 @@ def _is_right_pooling(node: ir.Node, data: ir.Value) -> bool:
 
 
 def _is_right_padding(node: ir.Node, data: ir.Value) -> bool:
-    fill = node.inputs[2] if len(node.inputs) > 2 else None
-    if fill is None or node.attributes.get_string("mode", "constant") != "constant":
+    if node.attributes.get_string("mode", "constant") != "constant":
         return True
+    fill = node.inputs[2] if len(node.inputs) > 2 else None
     tensor = stored_constant(fill)
-    return tensor is not None and not tensor.numpy().any()
+    zero = fill is None or (tensor is not None and not tensor.numpy().any())
+    return zero and not _lengthens_one(node, data)
+
+
+def _lengthens_one(node: ir.Node, data: ir.Value) -> bool:
+    """Whether a Pad lengthens an axis of one element, or one whose size is not known."""
+    pads, axes = (stored_constant(node.inputs[index]) if len(node.inputs) > index else None for index in (1, 3))
+    if pads is None or data.shape is None:
+        return True
+    around: list[bool] = np.atleast_1d(pads.numpy().reshape(2, -1).any(axis=0)).tolist()
+    padded = range(len(around)) if axes is None else axes.numpy().tolist()
+    sizes = [data.shape[axis] for axis, wide in zip(padded, around, strict=True) if wide]
+    return any(not isinstance(size, int) or size == 1 for size in sizes)
 
 
 _IS_RIGHT = {

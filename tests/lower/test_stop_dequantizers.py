@@ -69,17 +69,19 @@ def test_openvino_computes_the_mean_of_each_sentence(
 
 
 @pytest.mark.parametrize("fill", [1.5, -2.0, 0.0])
-@pytest.mark.parametrize("pads", [(0, 1, 0, 0, 1, 0), (0, 0, 1, 0, 0, 2)])
-def test_openvino_pads_with_the_number_itself(pads: tuple[int, ...], fill: float, tmp_path: Path) -> None:
-    text = """<ir_version: 9, opset_import: ["" : 20]>
-    g (float[2, 5, 8] x) => (float[2, m, n] y) <float s = {0.03}, uint8 z = {128}, float two = {2.0}> {
-        q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  p = Pad (d, pads, fill)  y = Mul (p, two) }"""
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize("pads", [(0, 1, 0, 0, 1, 0), (0, 0, 1, 0, 0, 2), (1, 0, 0, 2, 0, 0), (1, 1, 0, 0, 0, 2)])
+def test_openvino_pads_with_the_number_itself(pads: tuple[int, ...], batch: int, fill: float, tmp_path: Path) -> None:
+    text = f"""<ir_version: 9, opset_import: ["" : 20]>
+    g (float[{batch}, 5, 8] x) => (float[k, m, n] y)
+    <float s = {{0.03}}, uint8 z = {{128}}, float two = {{2.0}}> {{
+        q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  p = Pad (d, pads, fill)  y = Mul (p, two) }}"""
     model = onnx.parser.parse_model(text)
     constants = {"pads": np.asarray(pads), "fill": np.asarray(fill, np.float32)}
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in constants.items())
     onnx.save(model, tmp_path / "m.onnx")
     graph = graph_from_onnx(tmp_path / "m.onnx")
-    x = RANDOM.standard_normal((2, 5, 8)).astype(np.float32)
+    x = RANDOM.standard_normal((batch, 5, 8)).astype(np.float32)
     expected = Evaluator(graph).run({"x": x})["y"]
     save_graph(graph, tmp_path / "graph.onnx")
     result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.FP32))
