@@ -92,6 +92,12 @@ def test_rows_compare_with_the_best_peer_that_counts(shop):
     assert "| **minilm, trained** | 8.0 | 4.0 / 30.0 | 3.0 / 33.0 | – / 28.5 |" in text
 
 
+@pytest.mark.parametrize(("got", "expected"), [([1, 2], 200.0), ([1, np.nan], -200.0), ([np.inf, 2], -200.0)])
+def test_outputs_that_are_no_numbers_are_lost(got, expected):
+    exact = [[np.float32([1, 2])]]
+    assert foreign_turns._db(exact, [[np.float32(got)]], 0) == expected
+
+
 def test_noise_is_that_of_the_outputs_of_these_names(tmp_path, capsys):
     """Two inputs and two outputs, which OpenVINO numbers in an order of its own."""
     model = onnx.parser.parse_model(

@@ -18,6 +18,7 @@ import onnx
 import onnxruntime
 
 import edgekit
+from edgekit.specs import EXACT_DB
 from tools.bench.foreign_models import MODELS, ForeignModel
 from tools.bench.process import run_watched
 from tools.bench.workshop import Workshop
@@ -263,6 +264,7 @@ def _cell(result: Mapping[str, Any]) -> str:
     if "error" in result:
         return "fails"
     noise = f"{result['db']:.1f}" if "db" in result else "–"
+    noise = "NaN" if result.get("db") == -EXACT_DB else noise
     return f"{result['ms']:.1f} / {noise}" if "ms" in result else f"– / {noise}"
 
 

@@ -9,6 +9,7 @@ load of others disturbs less than the wall clock.
 from __future__ import annotations
 
 import json
+import math
 import random
 import sys
 import time
@@ -21,6 +22,7 @@ import onnx
 import onnxruntime
 
 import edgekit
+from edgekit.specs import EXACT_DB
 from edgekit.telemetry import import_openvino
 
 MOST_ROUNDS = 9
@@ -121,13 +123,15 @@ def _measure_times(
 
 
 def _db(expected: Sequence[Sequence[np.ndarray]], results: Sequence[Sequence[np.ndarray]], index: int) -> float:
-    """Returns the signal-to-noise ratio of an output over all feeds."""
+    """Returns the signal-to-noise ratio of an output over all feeds; -200 with infinities or NaN, 200 without noise."""
     signal = noise = 0.0
     for one, other in zip(expected, results, strict=True):
         true = one[index].astype(np.float64)
         signal += float(np.square(true).sum())
         noise += float(np.square(true - other[index]).sum())
-    return 200.0 if noise == 0 else float(10 * np.log10(signal / noise))
+    if not math.isfinite(noise):
+        return -EXACT_DB
+    return EXACT_DB if noise == 0 else float(10 * np.log10(signal / noise))
 
 
 if __name__ == "__main__":
