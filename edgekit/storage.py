@@ -419,17 +419,28 @@ def is_there(path: Path) -> bool:
 
 @contextmanager
 def path_for_library(path: Path) -> Iterator[str]:
-    """Yields a path for libraries that take only UTF-8; a folder of another name is named by its open descriptor."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            yield f"/proc/self/fd/{descriptor}/{path.name}"
-        finally:
-            os.close(descriptor)
-    else:
+    """Yields a path for libraries that take only UTF-8; a folder or file of another name is named by its descriptor.
+
+    Of a file named so, a library does not find the files beside it.
+    """
+    if _is_utf8(str(path)):
         yield str(path)
+        return
+    named = _is_utf8(path.name)
+    flags = os.O_RDONLY | os.O_DIRECTORY if named else os.O_RDONLY
+    descriptor = os.open(path.parent if named else path, flags)
+    try:
+        yield f"/proc/self/fd/{descriptor}" + (f"/{path.name}" if named else "")
+    finally:
+        os.close(descriptor)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def first_file(candidates: Iterable[Path]) -> Path | None:

@@ -21,6 +21,7 @@ from edgekit.storage import (
     is_storage,
     lacks_room,
     named_place,
+    path_for_library,
     remove_abandoned,
     remove_folder,
     require_room,
@@ -263,3 +264,15 @@ def test_a_lock_of_the_caller_s_program_delays_a_removal_only(tmp_path: Path, mo
     remove_folder(place)
     os.close(descriptor)
     assert not place.exists()
+
+
+@pytest.mark.parametrize("name", [b"a", b"\xff/a", b"\xff"])
+def test_a_library_that_takes_only_utf8_gets_a_path_that_it_can_open(name: bytes, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(name)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("content")
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    with path_for_library(path) as given:
+        assert Path(given.encode("utf-8").decode()).read_text() == "content"
