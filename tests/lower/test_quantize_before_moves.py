@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from small_graphs import rewritten, run_unfused, stays
 
 from edgekit.lower.quantize_before_moves import QuantizeBeforeMoves
+from tests.lower.models import model_of_text
 
 RNG = np.random.default_rng(0)
 CONSTANTS = {
@@ -27,13 +28,7 @@ CONV = "k = DequantizeLinear (kernel, step, none)  y = Conv (d, k)"
 
 
 def _model(nodes: str, sizes: str = "2, 10, 6") -> onnx.ModelProto:
-    head = f'<ir_version: 10, opset_import: ["" : 20]> g (float[{sizes}] x) => (float[A, B, C, D] y)'
-    model = onnx.parser.parse_model(f"{head} {{ {nodes} }}")
-    used = {name for node in model.graph.node for name in node.input}
-    given = [numpy_helper.from_array(np.asarray(v), name) for name, v in CONSTANTS.items() if name in used]
-    model.graph.initializer.extend(given)
-    onnx.checker.check_model(model, full_check=True)
-    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    return model_of_text(nodes, f"float[{sizes}] x", "float[A, B, C, D] y", CONSTANTS)
 
 
 def _x() -> dict[str, np.ndarray]:

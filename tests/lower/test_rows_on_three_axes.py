@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 from small_graphs import rewritten, run_unfused, stays
 
 from edgekit.lower.rows_on_three_axes import RowsOnThreeAxes
+from tests.lower.models import model_of_text
 
 RNG = np.random.default_rng(0)
 CONSTANTS = {
@@ -42,13 +42,7 @@ BACK = "y = Transpose <perm = [0, 3, 1, 2]> (n)"
 
 
 def _model(nodes: str, sizes: str = "2, 6, 4, 5", result: str = "2, 6, 4, 5") -> onnx.ModelProto:
-    head = f'<ir_version: 10, opset_import: ["" : 20]> g (float[{sizes}] x) => (float[{result}] y)'
-    model = onnx.parser.parse_model(f"{head} {{ {nodes} }}")
-    used = {name for node in model.graph.node for name in node.input}
-    given = [numpy_helper.from_array(np.asarray(v), name) for name, v in CONSTANTS.items() if name in used]
-    model.graph.initializer.extend(given)
-    onnx.checker.check_model(model, full_check=True)
-    return onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    return model_of_text(nodes, f"float[{sizes}] x", f"float[{result}] y", CONSTANTS)
 
 
 def _x(*sizes: int) -> dict[str, np.ndarray]:

@@ -21,7 +21,7 @@ class CompleteStft(ir.passes.InPlacePass):
     of what reads the output. OpenVINO (2026.4) refuses an STFT of a window without a length, or of a length without a
     window if the signal has two dimensions.
 
-    Preconditions: signals are in FP32.
+    Preconditions: signals are in FP32, and functions are inlined.
     Postconditions: the graph computes the same; only the inputs and attributes of STFT nodes, and constants, are new.
     """
 
@@ -44,11 +44,8 @@ def _complete(node: ir.Node) -> bool:
         return modified
     if not array.size or not array.any():  # it is not known before the model runs
         return modified
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
     node.resize_inputs(LENGTH + 1)
-    node.replace_input_with(index, new_constant(_graph_of(node), f"{node.outputs[0].name}_{index}", array))
+    node.replace_input_with(index, new_constant(graph, f"{node.outputs[0].name}_{index}", array))
     return True
-
-
-def _graph_of(node: ir.Node) -> ir.Graph:
-    assert node.graph is not None
-    return node.graph.graph if isinstance(node.graph, ir.Function) else node.graph
