@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["insert_behind", "inserted_cast", "new_constant", "new_initializer"]
+from edgekit.graph.stats import CONSTANT_INPUTS
+
+__all__ = ["float_node", "insert_behind", "inserted_cast", "new_constant", "new_initializer", "pass_on"]
 
 
 def insert_behind(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node]) -> None:
@@ -39,6 +41,46 @@ def inserted_cast(
     result.name, result.type, result.shape = output or name, ir.TensorType(dtype), value.shape
     insert_behind(graph, value, [node])
     return result
+
+
+def float_node(
+    operator: str, inputs: Sequence[ir.Value | None], name: str, shape: ir.Shape | None, *, constants: str = ""
+) -> ir.Node:
+    """Returns a new node and its one result, both of one name.
+
+    Args:
+        operator: of ONNX's default domain; its result is float32.
+        inputs: what it reads.
+        name: of the node and of the result.
+        shape: of the result.
+        constants: which inputs are constants and not parameters, as `CONSTANT_INPUTS`.
+    """
+    node = ir.node(operator, inputs, name=name, metadata_props={CONSTANT_INPUTS: constants} if constants else None)
+    result = node.outputs[0]
+    result.name, result.type, result.shape = name, ir.TensorType(ir.DataType.FLOAT), shape
+    return node
+
+
+def pass_on(graph: ir.Graph, value: ir.Value, nodes: Sequence[ir.Node], *, renamed: str) -> None:
+    """Inserts nodes behind the producer of ``value``; all who read it before read the result of the last one.
+
+    Args:
+        graph: the graph; changed in place.
+        value: the result of a node.
+        nodes: some of them read ``value``.
+        renamed: the new name of ``value`` if it is an output of the graph, whose name the last result then has.
+    """
+    producer, own = value.producer(), set(nodes)
+    assert producer is not None
+    graph.insert_after(producer, list(nodes))
+    last = nodes[-1].outputs[0]
+    for use in tuple(value.uses()):
+        if use.node not in own:
+            use.node.replace_input_with(use.idx, last)
+    if value.is_graph_output():
+        name, value.name = value.name, renamed
+        last.name = name
+        graph.outputs[graph.outputs.index(value)] = last
 
 
 def new_initializer(model: ir.Model, name: str, array: np.ndarray) -> ir.Value:

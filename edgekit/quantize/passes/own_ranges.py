@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.insert import insert_behind, new_initializer
-from edgekit.graph.stats import CONSTANT_INPUTS, macs_of
+from edgekit.graph.insert import float_node, insert_behind, new_initializer, pass_on
+from edgekit.graph.stats import macs_of
 from edgekit.quantize.passes.correct_bias import Limits
 from edgekit.quantize.plan import Plan, range_source
 from edgekit.specs import Precision
@@ -158,41 +159,64 @@ def _is_padded(node: ir.Node) -> bool:
     return any(node.attributes.get_ints("pads", ())) or auto not in ("NOTSET", "VALID")
 
 
+@dataclass
+class _NewNodes:
+    """Nodes that are to be inserted, in order.
+
+    Attributes:
+        stem: how their names start.
+        nodes: the nodes.
+        ranges: min and max of their results, by name, as far as they are known.
+    """
+
+    stem: str
+    nodes: list[ir.Node] = field(default_factory=list)
+    ranges: dict[str, Range] = field(default_factory=dict)
+
+    def add(
+        self,
+        operator: str,
+        inputs: Sequence[ir.Value],
+        name: str,
+        shape: ir.Shape | None,
+        range_: Range | None,
+        constants: str = "",
+    ) -> ir.Value:
+        """Adds a node, and returns its result."""
+        node = float_node(operator, inputs, f"{self.stem}_{name}", shape, constants=constants)
+        self.nodes.append(node)
+        result = node.outputs[0]
+        if range_ is not None:
+            self.ranges[str(result.name)] = range_
+        return result
+
+
 def _divide(graph: ir.Model, data: ir.Value, smallest: float, limits: Range, *, centered: bool) -> _Quotient:
     """Inserts the quotient behind a tensor: by its largest magnitude, or by half of its range, around the center."""
     assert data.shape is not None
-    stem, rank = f"{data.name}_own", len(data.shape)
-    axes = new_initializer(graph, f"{stem}_axes", np.arange(1, rank))
-    least = new_initializer(graph, f"{stem}_least", np.array(smallest, np.float32))
-    kept = ir.Shape([data.shape[0], *[1] * (rank - 1)])
+    new, whole = _NewNodes(f"{data.name}_own"), data.shape
+    one = ir.Shape([whole[0], *[1] * (len(whole) - 1)])  # a number for each item of the batch
+    axes = new_initializer(graph, f"{new.stem}_axes", np.arange(1, len(whole)))
+    least = new_initializer(graph, f"{new.stem}_least", np.array(smallest, np.float32))
     (lo, hi), largest = limits, max(-limits[0], limits[1])
-    nodes: list[tuple[ir.Node, Range]] = []
-
-    def add(operator: str, inputs: Sequence[ir.Value], name: str, range_: Range, constants: str = "") -> ir.Value:
-        shape = data.shape if operator in ("Abs", "Sub", "Div") and inputs[0].shape == data.shape else kept
-        nodes.append((_node(operator, inputs, f"{stem}_{name}", shape, constants), range_))
-        return nodes[-1][0].outputs[0]
-
     source, center = data, None
     if centered:
-        half = new_initializer(graph, f"{stem}_half", np.array(0.5, np.float32))
-        highest = add("ReduceMax", [data, axes], "max", (lo, hi), "1")
-        lowest = add("ReduceMin", [data, axes], "min", (lo, hi), "1")
+        half = new_initializer(graph, f"{new.stem}_half", np.array(0.5, np.float32))
+        highest = new.add("ReduceMax", [data, axes], "max", one, limits, "1")
+        lowest = new.add("ReduceMin", [data, axes], "min", one, limits, "1")
         # Halves first: the sum of two numbers of half precision may be beyond it.
-        above, below = (
-            add("Mul", [v, half], f"half_{n}", (lo, hi), "1") for v, n in ((highest, "max"), (lowest, "min"))
-        )
-        center = add("Add", [above, below], "center", (lo, hi))
-        size = add("Sub", [above, below], "span", (0.0, (hi - lo) / 2))
-        source = add("Sub", [data, center], "centered", (lo - hi, hi - lo))
+        above = new.add("Mul", [highest, half], "half_max", one, limits, "1")
+        below = new.add("Mul", [lowest, half], "half_min", one, limits, "1")
+        center = new.add("Add", [above, below], "center", one, limits)
+        size = new.add("Sub", [above, below], "span", one, (0.0, (hi - lo) / 2))
+        source = new.add("Sub", [data, center], "centered", whole, (lo - hi, hi - lo))
     else:
-        magnitudes = add("Abs", [data], "magnitudes", (0.0, largest))
-        size = add("ReduceMax", [magnitudes, axes], "largest", (0.0, largest), "1")
-    divisor = add("Max", [size, least], "range", (0.0, largest), "1")
-    value = add("Div", [source, divisor], "quotient", (-1.0 if lo < 0 else 0.0, 1.0))
-    insert_behind(graph.graph, data, [node for node, _ in nodes])
-    found = {str(node.outputs[0].name): range_ for node, range_ in nodes}
-    return _Quotient(value, divisor, center, limits if centered else (0.0, 0.0), found)
+        magnitudes = new.add("Abs", [data], "magnitudes", whole, (0.0, largest))
+        size = new.add("ReduceMax", [magnitudes, axes], "largest", one, (0.0, largest), "1")
+    divisor = new.add("Max", [size, least], "range", one, (0.0, largest), "1")
+    value = new.add("Div", [source, divisor], "quotient", whole, (-1.0 if lo < 0 else 0.0, 1.0))
+    insert_behind(graph.graph, data, new.nodes)
+    return _Quotient(value, divisor, center, limits if centered else (0.0, 0.0), new.ranges)
 
 
 def _restore(graph: ir.Model, node: ir.Node, quotient: _Quotient, ranges: Mapping[str, Range]) -> dict[str, Range]:
@@ -201,58 +225,46 @@ def _restore(graph: ir.Model, node: ir.Node, quotient: _Quotient, ranges: Mappin
     Returns:
         The ranges of the new tensors, as far as they are known.
     """
-    result, rank = node.outputs[0], len(node.outputs[0].shape or ())
-    name, uses, outputs = result.name, [(use.node, use.idx) for use in result.uses()], graph.graph.outputs
-    nodes = [_node("Mul", [result, quotient.divisor], f"{node.name}_multiplied", result.shape)]
-    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    result, new = node.outputs[0], _NewNodes(str(node.name))
+    name, rank = str(result.name), len(result.shape or ())
     behind: ir.Value | None = None
-    least = most = 0.0
+    added = 0.0, 0.0
+    multiplied = new.add("Mul", [result, quotient.divisor], "multiplied", result.shape, None)
     if quotient.center is not None:
-        assert node.inputs[1] is not None and node.inputs[1].const_value is not None
-        array = node.inputs[1].const_value.numpy()
-        sums = array.sum(axis=tuple(range(1, array.ndim)), dtype=np.float64).astype(np.float32)
-        column = new_initializer(graph, f"{node.name}_sums", sums.reshape(-1, *[1] * (rank - 2)))
-        assert quotient.center.shape is not None
-        shape = ir.Shape([quotient.center.shape[0], len(sums), *[1] * (rank - 2)])
-        nodes.append(_node("Mul", [quotient.center, column], f"{node.name}_of_center", shape))
-        behind = nodes[-1].outputs[0]
-        ends = np.outer(quotient.limits, sums)
-        least, most = float(ends.min()), float(ends.max())
+        behind, added = _bias_of_center(graph, node, quotient.center, quotient.limits, new)
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and bias.const_value is not None:
         array = bias.const_value.numpy()
         column = new_initializer(graph, f"{bias.name}_column", array.reshape(-1, *[1] * (rank - 2)))
         node.replace_input_with(2, None)
+        added = added[0] + float(array.min()), added[1] + float(array.max())
         if behind is not None:
-            nodes.append(_node("Add", [behind, column], f"{node.name}_with_center", behind.shape))
-            column = nodes[-1].outputs[0]
-        behind, least, most = column, least + float(array.min()), most + float(array.max())
-    found = dict[str, Range]()
+            column = new.add("Add", [behind, column], "with_center", behind.shape, added)
+        behind = column
     if behind is not None:
-        if name is not None and name in ranges:
-            lo, hi = ranges[name]
-            found[str(nodes[0].outputs[0].name)] = lo - most, hi - least
-            found |= {str(each.outputs[0].name): (least, most) for each in nodes[1:]}
-        nodes.append(_node("Add", [nodes[0].outputs[0], behind], f"{node.name}_with_bias", result.shape))
-    last = nodes[-1].outputs[0]
-    graph.graph.insert_after(node, nodes)
-    for user, index in uses:
-        user.replace_input_with(index, last)
-    if result.is_graph_output():
-        outputs[outputs.index(result)] = last
-    # A name stands for one value: what the convolution computes now is another one than before.
-    result.name = f"{name}_of_quotient"
-    last.name = name
-    return found
+        if name in ranges:
+            new.ranges[str(multiplied.name)] = ranges[name][0] - added[1], ranges[name][1] - added[0]
+        new.add("Add", [multiplied, behind], "with_bias", result.shape, None)
+    pass_on(graph.graph, result, new.nodes, renamed=f"{name}_of_quotient")
+    if result.name == name:  # it is no output of the graph
+        # A name stands for one value: what the convolution computes now is another one than before.
+        result.name, new.nodes[-1].outputs[0].name = f"{name}_of_quotient", name
+    return new.ranges if name in ranges else {}
 
 
-def _node(
-    operator: str, inputs: Sequence[ir.Value | None], name: str, shape: ir.Shape | None, constants: str = ""
-) -> ir.Node:
-    metadata = {CONSTANT_INPUTS: constants} if constants else None
-    node = ir.node(operator, inputs, name=name, metadata_props=metadata)
-    value = node.outputs[0]
-    value.name, value.type, value.shape = name, ir.TensorType(ir.DataType.FLOAT), shape
-    return node
+def _bias_of_center(
+    graph: ir.Model, node: ir.Node, center: ir.Value, limits: Range, new: _NewNodes
+) -> tuple[ir.Value, Range]:
+    """Multiplies the center by the sums of the weights; returns the products with their range."""
+    assert node.inputs[1] is not None and node.inputs[1].const_value is not None and center.shape is not None
+    weights = node.inputs[1].const_value.numpy()
+    sums = weights.sum(axis=tuple(range(1, weights.ndim)), dtype=np.float64).astype(np.float32)
+    ones = [1] * (weights.ndim - 2)
+    column = new_initializer(graph, f"{node.name}_sums", sums.reshape(-1, *ones))
+    ends = np.outer(limits, sums)
+    found = float(ends.min()), float(ends.max())
+    shape = ir.Shape([center.shape[0], len(sums), *ones])
+    return new.add("Mul", [center, column], "of_center", shape, found), found
 
 
 def _observed(

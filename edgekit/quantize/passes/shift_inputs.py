@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.insert import insert_behind, new_initializer
+from edgekit.graph.insert import float_node, insert_behind, new_initializer, pass_on
 from edgekit.graph.stats import CONSTANT_INPUTS
 from edgekit.quantize.passes.correct_bias import Limits
 from edgekit.quantize.passes.smooth_channels import input_matrix, is_matrix_product
@@ -144,13 +144,10 @@ def _noisy(
 
 
 def _subtract(graph: ir.Model, data: ir.Value, offset: float) -> ir.Value:
-    name = f"{data.name}_shifted"
     constant = new_initializer(graph, f"{data.name}_offset", np.array(offset, np.float32))
-    node = ir.node("Sub", [data, constant], name=name, metadata_props={CONSTANT_INPUTS: "1"})
-    value = node.outputs[0]
-    value.name, value.type, value.shape = name, ir.TensorType(ir.DataType.FLOAT), data.shape
+    node = float_node("Sub", [data, constant], f"{data.name}_shifted", data.shape, constants="1")
     insert_behind(graph.graph, data, [node])
-    return value
+    return node.outputs[0]
 
 
 def bias_place(node: ir.Node) -> tuple[ir.Node, int] | None:
@@ -198,17 +195,8 @@ def _add(graph: ir.Model, node: ir.Node, added: np.ndarray) -> None:
         node.metadata_props[CONSTANT_INPUTS] = "2"
         return
     result = node.outputs[0]
-    uses = [(use.node, use.idx) for use in result.uses()]
-    add = ir.node("Add", [result, bias], name=f"{node.name}_biased", metadata_props={CONSTANT_INPUTS: "1"})
-    total = add.outputs[0]
-    total.name, total.type, total.shape = f"{node.name}_biased", ir.TensorType(ir.DataType.FLOAT), result.shape
-    graph.graph.insert_after(node, [add])
-    for reader, position in uses:
-        reader.replace_input_with(position, total)
-    if result.is_graph_output():
-        name, result.name = result.name, f"{result.name}_without_bias"
-        total.name = name
-        graph.graph.outputs[graph.graph.outputs.index(result)] = total
+    add = float_node("Add", [result, bias], f"{node.name}_biased", result.shape, constants="1")
+    pass_on(graph.graph, result, [add], renamed=f"{result.name}_without_bias")
 
 
 def with_rounded_offsets(

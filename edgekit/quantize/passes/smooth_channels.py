@@ -22,8 +22,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.insert import insert_behind
-from edgekit.graph.stats import CONSTANT_INPUTS
+from edgekit.graph.insert import float_node, insert_behind
 from edgekit.quantize.passes.divide_channels import Constant, constants_before, divide_constants, keeps_last_axis
 from edgekit.quantize.passes.split_channels import split_channels
 from edgekit.quantize.plan import Plan, range_source
@@ -381,9 +380,8 @@ def _insert_mul(graph: ir.Model, group: _Group, factors: np.ndarray) -> ir.Value
     name = f"{group.value.name}_smoothed"
     constant = ir.val(f"{name}_factors", const_value=ir.tensor((1 / factors).astype(np.float32)))
     graph.graph.register_initializer(constant)
-    node = ir.node("Mul", [group.value, constant], name=name, metadata_props={CONSTANT_INPUTS: "1"})
+    node = float_node("Mul", [group.value, constant], name, group.value.shape, constants="1")
     result = node.outputs[0]
-    result.name, result.type, result.shape = name, ir.TensorType(ir.DataType.FLOAT), group.value.shape
     insert_behind(graph.graph, group.value, [node])
     for product in group.products:
         product.replace_input_with(0, result)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.graph.insert import insert_behind, new_initializer
+from edgekit.graph.insert import insert_behind, new_initializer, pass_on
 from edgekit.graph.stats import CONSTANT_INPUTS, MADE_OF
 from edgekit.quantize.plan import STAYS_IN_FLOAT
 
@@ -56,7 +56,6 @@ def _split(graph: ir.Model, node: ir.Node, gathered: ir.Value, channels: np.ndar
     node.replace_input_with(1, others)
     last = _with_bias(node)
     result = last.outputs[0]
-    uses = [(use.node, use.idx) for use in result.uses()]
     small = ir.node(
         "MatMul",
         [gathered, new_initializer(graph, f"{node.name}_outlier_weights", own)],
@@ -64,14 +63,8 @@ def _split(graph: ir.Model, node: ir.Node, gathered: ir.Value, channels: np.ndar
         metadata_props={CONSTANT_INPUTS: "1", STAYS_IN_FLOAT: REASON},
     )
     added = ir.node("Add", [result, _named(small, f"{node.name}_outliers_multiplied", result)], name=f"{node.name}_sum")
-    total = _named(added, f"{node.name}_summed", result)
-    graph.graph.insert_after(last, [small, added])
-    for reader, index in uses:
-        reader.replace_input_with(index, total)
-    if result.is_graph_output():
-        name, result.name = result.name, f"{result.name}_without_outliers"
-        total.name = name
-        graph.graph.outputs[graph.graph.outputs.index(result)] = total
+    _named(added, f"{node.name}_summed", result)
+    pass_on(graph.graph, result, [small, added], renamed=f"{result.name}_without_outliers")
 
 
 def _with_bias(node: ir.Node) -> ir.Node:
