@@ -17,6 +17,7 @@ from edgekit.lower.power_as_product import PowerAsProduct
 from edgekit.lower.propagate_nan import PropagateNan
 from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
 from edgekit.lower.quantize_before_max import QuantizeBeforeMax
+from edgekit.lower.quantize_behind_concat import QuantizeBehindConcat
 from edgekit.lower.range_of_nothing import RangeOfNothing
 from edgekit.lower.read_maximum_twice import ReadMaximumTwice
 from edgekit.lower.reduce_of_no_axes import ReduceOfNoAxes
@@ -64,6 +65,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
             PadOutsideWindows(),
             WidenPaddedPoints(),
             *map(StopDequantizers, STOPPING),
+            QuantizeBehindConcat(),
             *norms,
             *others,
             *integers,

@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from edgekit.lower.rewriting import NotApplicable, RewritePass, initializer, new_node, stored_constant
 
-__all__ = ["STOPPING", "StopDequantizers"]
+__all__ = ["STOPPING", "StopDequantizers", "in_floats"]
 
 STOPPING = ("AveragePool", "Pad", "ReduceMean", "ReduceSum")
 """Operators that `StopDequantizers` is for."""
@@ -50,10 +50,16 @@ class StopDequantizers(RewritePass):
             raise NotApplicable("the integer kernel is right")
         if not _may_be_integers(data):
             raise NotApplicable("it reads floats")
-        name = f"{node.outputs[0].name}.float"
-        kept = new_node("Max", [data, initializer(graph, f"{name}.lowest", _LOWEST)], name=name, output=name)
+        kept = in_floats(graph, data, f"{node.outputs[0].name}.float")
         graph.insert_before(node, [kept])
         node.replace_input_with(0, kept.outputs[0])
+
+
+def in_floats(graph: ir.Graph, value: ir.Value, name: str) -> ir.Node:
+    """Makes a ``Max`` of a value with the lowest number, which OpenVINO moves no Q or DQ across; it is not inserted."""
+    kept = new_node("Max", [value, initializer(graph, f"{name}.lowest", _LOWEST)], name=name, output=name)
+    kept.outputs[0].type, kept.outputs[0].shape = value.type, value.shape
+    return kept
 
 
 def _is_right_mean(node: ir.Node, data: ir.Value) -> bool:

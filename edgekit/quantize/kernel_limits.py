@@ -10,6 +10,9 @@ import onnx_ir as ir
 __all__ = ["LIMITS", "limit_of"]
 
 
+_RANK_OF_TOKENS = 3
+
+
 class Limit(NamedTuple):
     """What a limit of an integer kernel applies to, and the reason that users read."""
 
@@ -41,9 +44,15 @@ def _rounds_up(node: ir.Node) -> bool:
 
 
 def _joins_other_axes(node: ir.Node) -> bool:
-    shape = node.outputs[0].shape
-    axis = node.attributes.get_int("axis", 1)
-    return node.op_type == "Concat" and (axis % len(shape) if shape is not None and axis < 0 else axis) != 1
+    """Whether a Concat joins another axis than the second, or tokens that a matrix product reads."""
+    if node.op_type != "Concat":
+        return False
+    shape, axis = node.outputs[0].shape, node.attributes.get_int("axis", 1)
+    rank = len(shape) if shape is not None else None
+    if (axis % rank if rank is not None else axis) != 1:
+        return True
+    readers = {use.node.op_type for use in node.outputs[0].uses()}
+    return rank == _RANK_OF_TOKENS and not readers.isdisjoint({"Gemm", "MatMul"})
 
 
 def _is_read_with_pads(node: ir.Node) -> bool:

@@ -273,7 +273,7 @@ def _why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     if any(value is None or value.dtype != ir.DataType.FLOAT for value in (data, weight)):
         return "its inputs are not float32"
     assert data is not None and weight is not None
-    if reason := _why_float_data(data, scheme):
+    if reason := _why_float_data(data):
         return reason
     if weight.const_value is None:
         return _why_float_computed(node, scheme)
@@ -305,20 +305,12 @@ def _is_slow(node: ir.Node, slow: SlowConvolution) -> bool:
     return kind == slow.kind and channels <= slow.channels and math.prod(window) >= slow.window
 
 
-def _why_float_data(data: ir.Value, scheme: QuantScheme) -> str | None:
+def _why_float_data(data: ir.Value) -> str | None:
     if data.const_value is not None:
         return "its first factor is constant"
     if data.shape is not None and len(data.shape) < 2:
         return "its input is a vector"  # OpenVINO 2026.4 returns a matrix of one row, with Q/DQ
-    if _joined_in_float(data, scheme):
-        return "it reads a concatenation that the target does not compute in integers"
     return None
-
-
-def _joined_in_float(value: ir.Value, scheme: QuantScheme) -> bool:
-    """Whether ``value`` is a Concat that stays in float: OpenVINO moves the Q behind it, and does not fuse it."""
-    node = value.producer()
-    return node is not None and node.op_type == "Concat" and limit_of(node, scheme.limits) is not None
 
 
 def _is_stem(node: ir.Node, scheme: QuantScheme, depth: int = STEM_DEPTH) -> bool:

@@ -127,15 +127,20 @@ def test_pairs_after_a_concat_stay_if_a_consumer_needs_them(
     assert {"x", "a", "b"} <= named
 
 
-def test_products_behind_a_concat_along_another_axis_stay_in_float(
-    graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray]
-) -> None:
-    graph = graph_of(
+@pytest.mark.parametrize(
+    "text",
+    [
         """g (float[1, 4, 9, 9] x) => (float[1, 4, h, 9] y) {
         a = Conv (x, w) b = Conv (x, w) i = Concat <axis = 2> (a, b) y = Conv (i, w) }""",
-        w=weights(4, 4, 1, 1),
-    )
-    scheme = OpenVino().scheme()
-    plan = plan_from_graph(graph, scheme)
-    assert [value.name for value in plan.tensors] == ["x"]
-    assert list(plan.skipped.values()) == ["it reads a concatenation that the target does not compute in integers"]
+        """g (float[1, 9, 4] x) => (float[1, 18, 4] y) {
+        a = MatMul (x, m) b = MatMul (x, m) i = Concat <axis = 1> (a, b) y = MatMul (i, m) }""",
+    ],
+    ids=["rows of an image", "tokens"],
+)
+def test_products_behind_a_concat_along_another_axis_are_quantized_and_its_inputs_are_not(
+    graph_of: Callable[..., ir.Model], weights: Callable[..., np.ndarray], text: str
+) -> None:
+    graph = graph_of(text, w=weights(4, 4, 1, 1), m=weights(4, 4))
+    plan = plan_from_graph(graph, OpenVino().scheme())
+    assert [value.name for value in plan.tensors] == ["x", "i"]
+    assert not plan.skipped
