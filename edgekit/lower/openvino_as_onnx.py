@@ -13,6 +13,7 @@ from edgekit.lower.full_rank_slopes import FullRankSlopes
 from edgekit.lower.gather_one_after_product import GatherOneAfterProduct
 from edgekit.lower.keep_infinity import KeepInfinity
 from edgekit.lower.pad_outside_windows import PadOutsideWindows
+from edgekit.lower.pool_before_points import PoolBeforePoints
 from edgekit.lower.power_as_product import PowerAsProduct
 from edgekit.lower.propagate_nan import PropagateNan
 from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
@@ -64,6 +65,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
             *map(QuantizeBeforeMax, maxima),
             PadOutsideWindows(),
             WidenPaddedPoints(),
+            PoolBeforePoints(),
             *map(StopDequantizers, STOPPING),
             QuantizeBehindConcat(),
             *norms,

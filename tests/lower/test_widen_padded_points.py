@@ -64,7 +64,7 @@ def test_openvino_pads_before_it_takes_steps(
     feeds = {"x": RANDOM.standard_normal((2, 3, 6, 7)).astype(np.float32)}
     onnx.save(model, tmp_path / "m.onnx")
     save_graph(graph_from_onnx(tmp_path / "m.onnx"), tmp_path / "graph.onnx")
-    integers = (weights, before) == ("integers", "integers") and (any(pads) or stride == 1)
+    integers = (weights, before) == ("integers", "integers")
     precision = Precision.INT8 if integers else Precision.FP32
     result = backend("openvino").build(
         tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=precision, threads=1, came_quantized=True)
