@@ -28,7 +28,7 @@ from edgekit.quantize.half.check import rounding_graph
 from edgekit.quantize.half.types import HALF, is_float
 from edgekit.quantize.layer_noise import Values, first_collapse, layer_noise
 from edgekit.quantize.output_parts import forms_of_outputs
-from edgekit.quantize.plan import selects
+from edgekit.quantize.selections import selects
 from edgekit.specs import EXACT_DB, Precision
 
 __all__ = ["lost_in_rest", "safe_half_graph"]

@@ -19,7 +19,8 @@ from edgekit.graph.stats import CONSTANT_INPUTS, MADE_OF
 from edgekit.quantize.integer_attention import part_source
 from edgekit.quantize.passes.correct_bias import InputMeans, Limits, output_shift
 from edgekit.quantize.passes.round_weights import rounded_weights
-from edgekit.quantize.plan import Plan, range_source
+from edgekit.quantize.plan import Plan
+from edgekit.quantize.selections import range_source
 from edgekit.specs import Precision, QuantScheme
 
 __all__ = [

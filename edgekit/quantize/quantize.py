@@ -29,8 +29,9 @@ from edgekit.quantize.passes.pool_first import pool_first
 from edgekit.quantize.passes.propagate_qdq import propagate_qdq
 from edgekit.quantize.passes.shift_inputs import shift_inputs, with_rounded_offsets
 from edgekit.quantize.passes.smooth_channels import smoothed_ranges
-from edgekit.quantize.plan import NOTHING_KEPT, Plan, QuantPolicy, plan_from_graph, range_source
+from edgekit.quantize.plan import NOTHING_KEPT, Plan, QuantPolicy, plan_from_graph
 from edgekit.quantize.qdq import FloatFactors, input_limits, insert_qdq
+from edgekit.quantize.selections import range_source
 from edgekit.specs import QuantScheme
 
 __all__ = ["QuantizedGraph", "quantized_from_graph", "require_quantizable"]

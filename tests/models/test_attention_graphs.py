@@ -26,7 +26,8 @@ from edgekit.models.factory import module_from_recipe
 from edgekit.models.transformer import transformer
 from edgekit.progress import Silent
 from edgekit.quantize.calibrate.collect import collect_statistics, observed_tensors, ranges_from_statistics
-from edgekit.quantize.plan import plan_from_graph, range_source
+from edgekit.quantize.plan import plan_from_graph
+from edgekit.quantize.selections import range_source
 from edgekit.recipe.schema import load_recipe
 from edgekit.runtime.tasks.translate import greedy_tokens
 from edgekit.specs import EVERY_ATTENTION, QuantScheme, TensorSpec

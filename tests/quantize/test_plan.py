@@ -13,10 +13,12 @@ from edgekit.errors import GraphError, UsageError
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import InferShapes, optimize
 from edgekit.quantize.calibrate.collect import CalibrationTable, observed_tensors
+from edgekit.quantize.float_products import FASTER_IN_FLOAT
 from edgekit.quantize.head_layers import head_layers
-from edgekit.quantize.plan import FASTER_IN_FLOAT, NEEDS_ZERO_POINT, QuantPolicy, plan_from_graph, range_source
+from edgekit.quantize.plan import NEEDS_ZERO_POINT, QuantPolicy, plan_from_graph
 from edgekit.quantize.qdq import insert_qdq
 from edgekit.quantize.quantize import quantized_from_graph
+from edgekit.quantize.selections import range_source
 from edgekit.specs import TensorSpec
 
 CPU = msgspec.structs.replace(backend("cpu").scheme(), stem_channels=0)

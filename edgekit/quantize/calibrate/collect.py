@@ -22,7 +22,7 @@ from edgekit.progress import Progress, Warnings
 from edgekit.quantize.calibrate.observers import needs_histogram, range_from_statistics
 from edgekit.quantize.calibrate.statistics import TensorStatistics
 from edgekit.quantize.integer_attention import attention_parts
-from edgekit.quantize.plan import selects, values_are_read
+from edgekit.quantize.selections import selects, values_are_read
 
 __all__ = [
     "CalibrationTable",

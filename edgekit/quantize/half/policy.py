@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from edgekit.graph.operators import PRODUCTS
 from edgekit.quantize.half.types import HalfPlaces, HalfType, half_places, is_float
-from edgekit.quantize.plan import matching, selects
+from edgekit.quantize.plan import matching
+from edgekit.quantize.selections import selects
 
 __all__ = ["PrecisionPolicy", "lost_in_half"]
 

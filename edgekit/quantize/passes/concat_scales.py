@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from edgekit.quantize.plan import Plan, range_source
+from edgekit.quantize.plan import Plan
+from edgekit.quantize.selections import range_source
 from edgekit.specs import QuantScheme
 
 __all__ = ["share_concat_ranges", "without_pairs_behind"]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.graph.stats import MADE_OF
-from edgekit.quantize.plan import SELECTIONS
+from edgekit.quantize.selections import SELECTIONS
 
 __all__ = ["Before", "Constant", "constants_before", "divide_constants", "keeps_last_axis"]
 

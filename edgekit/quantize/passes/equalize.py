@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.quantize.plan import Plan, range_source, selects
+from edgekit.quantize.plan import Plan
+from edgekit.quantize.selections import range_source, selects
 
 __all__ = ["equalized_ranges", "matched_ranges"]
 

@@ -17,8 +17,8 @@ import onnx_ir as ir
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.insert import new_initializer
 from edgekit.quantize.integer_attention import IntegerAttention, integer_attentions, part_source
-from edgekit.quantize.plan import range_source
 from edgekit.quantize.qdq import parameters_from_range
+from edgekit.quantize.selections import range_source
 from edgekit.specs import QuantScheme
 
 __all__ = ["LEAST_DB", "JudgedAttentions", "judged_attentions"]

@@ -25,7 +25,8 @@ from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.insert import float_node, insert_behind, new_initializer, pass_on
 from edgekit.graph.stats import macs_of
 from edgekit.quantize.passes.correct_bias import Limits
-from edgekit.quantize.plan import Plan, range_source
+from edgekit.quantize.plan import Plan
+from edgekit.quantize.selections import range_source
 from edgekit.specs import Precision
 
 __all__ = ["own_ranges"]

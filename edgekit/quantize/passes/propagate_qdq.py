@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgekit.quantize.plan import Plan, copies
+from edgekit.quantize.plan import Plan
+from edgekit.quantize.selections import copies
 from edgekit.specs import QuantScheme
 
 __all__ = ["propagate_qdq"]

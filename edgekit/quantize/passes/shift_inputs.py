@@ -22,8 +22,9 @@ from edgekit.graph.insert import float_node, insert_behind, new_initializer, pas
 from edgekit.graph.stats import CONSTANT_INPUTS
 from edgekit.quantize.passes.correct_bias import Limits
 from edgekit.quantize.passes.smooth_channels import input_matrix, is_matrix_product
-from edgekit.quantize.plan import Plan, range_source
+from edgekit.quantize.plan import Plan
 from edgekit.quantize.qdq import FloatFactors
+from edgekit.quantize.selections import range_source
 
 __all__ = ["Shifted", "bias_place", "shift_inputs", "with_rounded_offsets"]
 

@@ -25,8 +25,9 @@ from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.insert import float_node, insert_behind
 from edgekit.quantize.passes.divide_channels import Constant, constants_before, divide_constants, keeps_last_axis
 from edgekit.quantize.passes.split_channels import split_channels
-from edgekit.quantize.plan import Plan, range_source
+from edgekit.quantize.plan import Plan
 from edgekit.quantize.qdq import parameters_from_range, weight_scales
+from edgekit.quantize.selections import range_source
 from edgekit.specs import QuantScheme
 
 __all__ = ["input_matrix", "is_matrix_product", "smoothed_ranges"]

@@ -28,8 +28,9 @@ from edgekit.quantize.calibrate.collect import (
     ranges_from_statistics,
 )
 from edgekit.quantize.passes.equalize import equalized_ranges
-from edgekit.quantize.plan import plan_from_graph, range_source
+from edgekit.quantize.plan import plan_from_graph
 from edgekit.quantize.quantize import quantized_from_graph
+from edgekit.quantize.selections import range_source
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 
 Feeds = list[dict[str, np.ndarray]]
