@@ -7,6 +7,7 @@ import onnx_ir as ir
 from edgekit.lower.clip_before_quantizer import ClipBeforeQuantizer
 from edgekit.lower.compare_as_less import CompareAsLess, CompareWithZero
 from edgekit.lower.cut_gathered_elements import CutGatheredElements
+from edgekit.lower.dequantize_exactly import STEPPED, DequantizeExactly
 from edgekit.lower.dft_over_first_axis import DftOverFirstAxis
 from edgekit.lower.explicit_pads import ExplicitPads
 from edgekit.lower.full_rank_slopes import FullRankSlopes
@@ -60,6 +61,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
         [
             QLinearAsQdq(),
             ClipBeforeQuantizer(),
+            *map(DequantizeExactly, STEPPED),
             *pools,
             ResizeAsProduct(),
             *map(QuantizeBeforeMax, maxima),
