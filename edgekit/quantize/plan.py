@@ -226,6 +226,7 @@ def _is_fused(node: ir.Node, scheme: QuantScheme, plan: Plan) -> bool:
         and producer in plan.nodes
         and producer.op_type in PRODUCTS | {"Add"}
         and value not in plan.integers
+        and not _outputs_floats(producer, scheme)
     )
 
 
@@ -250,11 +251,16 @@ def _take(node: ir.Node, scheme: QuantScheme, plan: Plan) -> None:
     outputs = [value for value in node.outputs if value.name and value.dtype == ir.DataType.FLOAT]
     if len(outputs) == 1 and fused_reader(outputs[0], scheme) is not None:
         return
-    if node.op_type == "Gemm" and outputs[0].is_graph_output():
-        return  # its kernel can output floats, and scores need more than 8 bits
+    if _outputs_floats(node, scheme):
+        return
     for value in outputs:
         plan.tensors[value] = None
         plan.integers.add(value)
+
+
+def _outputs_floats(node: ir.Node, scheme: QuantScheme) -> bool:
+    """Whether a product's result gets no pair: a Gemm's kernel can output floats, and scores need more than 8 bits."""
+    return bool(scheme.quantize_outputs) and node.op_type == "Gemm" and node.outputs[0].is_graph_output()
 
 
 def _take_input(value: ir.Value | None, scheme: QuantScheme, plan: Plan) -> None:

@@ -124,6 +124,14 @@ def test_a_classifier_outputs_floats(graph_of, weights):
     assert planned(graph, OPENVINO, keep_heads=True)[0] == ["x", "r", "f"]
 
 
+@pytest.mark.parametrize("activation", ["Relu (y)", "Clip (y, lo, hi)"])
+def test_the_activation_behind_a_classifier_computes_floats(graph_of, weights, activation):
+    text = f"""g (float[4, 8] x) => (float[4, 10] y, float[4, 10] z) {{
+        y = Gemm (x, v)  a = {activation}  z = Mul (a, y) }}"""
+    graph = graph_of(text, v=weights(8, 10), lo=np.float32(0), hi=np.float32(0.7))
+    assert planned(graph, CPU) == (["x"], ["y"], {})
+
+
 def test_the_first_convolutions_stay_in_float_while_they_read_few_channels(graph_of, weights):
     text = """g (float[1, 3, 8, 8] x) => (float[1, 8, 2, 2] y) {
         a = Conv <strides = [2, 2]> (x, w)  r = LeakyRelu (a)  b = Conv <strides = [2, 2]> (r, v)  c = Conv (b, v)
