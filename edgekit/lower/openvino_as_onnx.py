@@ -13,6 +13,7 @@ from edgekit.lower.explicit_pads import ExplicitPads
 from edgekit.lower.full_rank_slopes import FullRankSlopes
 from edgekit.lower.gather_one_after_product import GatherOneAfterProduct
 from edgekit.lower.keep_infinity import KeepInfinity
+from edgekit.lower.name_passed_states import NamePassedStates
 from edgekit.lower.pad_outside_windows import PadOutsideWindows
 from edgekit.lower.pool_before_points import PoolBeforePoints
 from edgekit.lower.power_as_product import PowerAsProduct
@@ -75,5 +76,6 @@ def compute_as_onnx(model: ir.Model) -> bool:
             *integers,
             *unusual,
             *map(ReadMaximumTwice, maxima),
+            NamePassedStates(),
         ],
     )
