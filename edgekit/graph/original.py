@@ -183,9 +183,9 @@ class OnnxOriginal:
 
 
 def _has_same_pads(node: onnx.NodeProto) -> bool:
-    """Whether it is a convolution with ``auto_pad`` and dilations; see `ExplicitSamePads`."""
+    """Whether it is a convolution or pooling with ``auto_pad`` and dilations; see `ExplicitSamePads`."""
     given = {attribute.name: attribute for attribute in node.attribute}
-    if "Conv" not in node.op_type or not {"auto_pad", "dilations"} <= given.keys():
+    if not ("Conv" in node.op_type or "Pool" in node.op_type) or not {"auto_pad", "dilations"} <= given.keys():
         return False
     return given["auto_pad"].s.startswith(b"SAME") and any(dilation != 1 for dilation in given["dilations"].ints)
 

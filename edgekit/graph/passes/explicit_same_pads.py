@@ -1,4 +1,7 @@
-"""Gives convolutions with ``auto_pad`` and dilations their pads as numbers: ONNX Runtime refuses such a convolution."""
+"""Gives layers with ``auto_pad`` and dilations their pads as numbers.
+
+ONNX Runtime 1.32 refuses such a convolution, and forgets the dilations of such a pooling when it counts the pads.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +17,26 @@ __all__ = ["ExplicitSamePads", "require_explicit_pads"]
 
 _WEIGHT = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3}
 """The input of each convolution that is its weight."""
+_POOLS = frozenset({"AveragePool", "LpPool", "MaxPool"})
 _SAME = ("SAME_UPPER", "SAME_LOWER")
 
 
 class ExplicitSamePads(ir.passes.InPlacePass):
-    """Replaces ``auto_pad`` of a dilated convolution by the ``pads`` that ONNX defines for it.
+    """Replaces ``auto_pad`` of a dilated convolution or pooling by the ``pads`` that ONNX defines for it.
 
     The output has ``ceil(size / stride)`` elements along each axis, and the pads are split into two halves; of an odd
     number, the larger half is at the end (``SAME_UPPER``) or at the start (``SAME_LOWER``).
 
     Preconditions: values have their shapes.
-    Postconditions: no convolution has both, except where the pads depend on a dynamic size; see
-        `require_explicit_pads`.
+    Postconditions: no convolution or pooling has both, except where the pads depend on a dynamic size, or are as wide
+        as the kernel of a pooling, which ONNX Runtime refuses; see `require_explicit_pads`.
     """
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         modified = False
         for node in _with_same_pads(model.graph.all_nodes()):
             pads = _pads(node)
-            if pads is not None:
+            if pads is not None and not _holds_kernel(node, pads):
                 del node.attributes["auto_pad"]
                 node.attributes["pads"] = ir.AttrInt64s("pads", pads)
                 modified = True
@@ -40,23 +44,37 @@ class ExplicitSamePads(ir.passes.InPlacePass):
 
 
 def require_explicit_pads(graph: ir.Model) -> None:
-    """Checks that no convolution has ``auto_pad`` and dilations.
+    """Checks that no convolution or pooling has ``auto_pad`` and dilations.
 
     Raises:
         GraphError: one has them; names it.
     """
     for node in _with_same_pads(graph.graph.all_nodes()):
-        raise GraphError(
+        what = (
             f"node '{node.name or node.outputs[0].name}': the pads of a {node.op_type} with "
-            f"auto_pad={node.attributes.get_string('auto_pad', '')}, dilations and strides depend on the size of its "
-            "input, which is dynamic",
+            f"auto_pad={node.attributes.get_string('auto_pad', '')}, dilations"
+        )
+        if _pads(node) is not None:
+            raise GraphError(
+                f"{what} {list(node.attributes.get_ints('dilations', ()))} are as wide as its kernel, and ONNX "
+                "Runtime, which every model runs in first, has no such pooling",
+                hint="export it with a Pad before the pooling",
+            )
+        raise GraphError(
+            f"{what} and strides depend on the size of its input, which is dynamic",
             hint=f"give the model a fixed size with {argument('input')} or {argument('shape')}, or export it with pads",
         )
 
 
+def _holds_kernel(node: ir.Node, pads: Sequence[int]) -> bool:
+    kernel = _kernel(node)
+    return node.op_type in _POOLS and any(pad >= size for pad, size in zip(pads, [*kernel, *kernel], strict=True))
+
+
 def _with_same_pads(nodes: Iterable[ir.Node]) -> Iterable[ir.Node]:
     for node in nodes:
-        if node.domain == "" and node.op_type in _WEIGHT and node.attributes.get_string("auto_pad", "") in _SAME:
+        padded = node.op_type in _WEIGHT or node.op_type in _POOLS
+        if node.domain == "" and padded and node.attributes.get_string("auto_pad", "") in _SAME:
             if any(dilation != 1 for dilation in node.attributes.get_ints("dilations", ())):
                 yield node
 

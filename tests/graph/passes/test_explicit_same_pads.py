@@ -1,4 +1,4 @@
-"""Dilated convolutions whose pads follow from the size of the image; PyTorch computes the right values."""
+"""Dilated convolutions and poolings whose pads follow from the size of the image; PyTorch computes the right values."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import edgekit
 from edgekit.config import ModelConfig
+from edgekit.engine.backend import backend
 from edgekit.errors import GraphError
 from edgekit.graph.original import OnnxOriginal
 from edgekit.pipeline.load_model import load_model
@@ -40,15 +41,26 @@ def saved(path: Path, auto_pad: str, strides: tuple[int, int], sizes: tuple[int 
     return path
 
 
-def expected(x: np.ndarray, auto_pad: str, strides: tuple[int, int]) -> np.ndarray:
+def pads_of(
+    sizes: tuple[int, ...],
+    auto_pad: str,
+    strides: tuple[int, int],
+    kernels: tuple[int, ...] = WEIGHT.shape[2:],
+    dilations: tuple[int, ...] = DILATIONS,
+) -> list[int]:
     """ONNX: as many outputs as ``ceil(size / stride)``; the larger half of an odd number of pads is at the end, or at
     the start."""
     pads: list[int] = []
-    for size, kernel, dilation, stride in zip(x.shape[2:], WEIGHT.shape[2:], DILATIONS, strides, strict=True):
+    for size, kernel, dilation, stride in zip(sizes, kernels, dilations, strides, strict=True):
         outputs = -(-size // stride)
         total = max((outputs - 1) * stride + dilation * (kernel - 1) + 1 - size, 0)
         small, large = total // 2, total - total // 2
         pads = [*((small, large) if auto_pad == "SAME_UPPER" else (large, small)), *pads]
+    return pads
+
+
+def expected(x: np.ndarray, auto_pad: str, strides: tuple[int, int]) -> np.ndarray:
+    pads = pads_of(x.shape[2:], auto_pad, strides)
     padded = torch.nn.functional.pad(torch.from_numpy(x), pads)
     weight = torch.from_numpy(WEIGHT)
     return torch.nn.functional.conv2d(padded, weight, stride=strides, dilation=DILATIONS).numpy()
@@ -69,6 +81,43 @@ def test_dilated_convolutions_with_auto_pad_compute_what_onnx_defines(
     )
     with edgekit.load(built) as session:
         np.testing.assert_allclose(session.run({"x": x})["y"], right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3)])
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool"])
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_dilated_poolings_with_auto_pad_compute_what_onnx_defines(
+    target: str, operator: str, auto_pad: str, strides: tuple[int, int], tmp_path: Path
+) -> None:
+    backend(target).require()
+    pool = f'{operator} <kernel_shape = [3, 3], auto_pad = "{auto_pad}", dilations = [2, 1], strides = {list(strides)}>'
+    text = f"""<ir_version: 9, opset_import: ["" : 19]>
+    g (float[1, 3, 9, 10] x) => (float[1, 3, h, w] y) {{ y = {pool} (x) }}"""
+    path = tmp_path / "m.onnx"
+    onnx.save(onnx.parser.parse_model(text), path)
+    x = np.abs(RANDOM.standard_normal((1, 3, 9, 10))).astype(np.float32)  # a pad of 0 is never the largest
+    pads = pads_of(x.shape[2:], auto_pad, strides, (3, 3), (2, 1))
+    windows = torch.nn.functional.pad(torch.from_numpy(np.stack([x, np.ones_like(x)])[:, 0]), pads)
+    taken = torch.nn.functional.unfold(windows, (3, 3), dilation=(2, 1), stride=strides).reshape(2, 3, 9, -1)
+    largest, means = taken[0].amax(1), taken[0].sum(1) / taken[1].sum(1)
+    (original,) = OnnxOriginal(path).run([{"x": x}])
+    right = (largest if operator == "MaxPool" else means).reshape(original["y"].shape).numpy()
+    np.testing.assert_allclose(original["y"], right, rtol=1e-4, atol=1e-5)
+    built = edgekit.build(
+        path, precision="fp32", target=target, output=tmp_path / "engine", profile=False, progress=False
+    )
+    with edgekit.load(built) as session:
+        np.testing.assert_allclose(session.run({"x": x})["y"], right, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pooling_that_onnx_runtime_lacks_is_refused_with_a_way_on(tmp_path: Path) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 19]> g (float[1, 3, 9, 10] x) => (float[1, 3, 9, 10] y) {
+        y = MaxPool <kernel_shape = [3, 3], auto_pad = "SAME_UPPER", dilations = [3, 3]> (x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    with pytest.raises(GraphError, match=r"node '\w+': the pads of a MaxPool .* are as wide as its kernel") as error:
+        load_model(ModelConfig(model=tmp_path / "m.onnx"), Silent())
+    assert "Pad before the pooling" in error.value.hint
 
 
 def test_without_strides_the_pads_do_not_depend_on_a_dynamic_size(tmp_path: Path) -> None:
