@@ -183,7 +183,9 @@ def _load(module: nn.Module, recipe: Recipe, config: ModelConfig, progress: Prog
         return bundle.WeightsInfo(source=f"random, seed {config.seed}", trained=False)
     path = weights_file(name, recipe, progress=progress)
     with progress.stage("reading weights"):
-        load_weights(module, path)
+        found = load_weights(module, path)
+    if found.note:
+        progress.note(found.note)
     return bundle.WeightsInfo(source=name, sha256=sha256_of(path))
 
 
@@ -208,7 +210,9 @@ def model_from_module(module: object, config: ModelConfig, progress: Progress) -
     weights = None
     if config.weights is not None:
         with progress.stage("reading weights"):
-            load_weights(module, config.weights)
+            found = load_weights(module, config.weights)
+        if found.note:
+            progress.note(found.note)
         weights = bundle.WeightsInfo(source=config.weights, sha256=sha256_of(Path(config.weights)))
     inputs = _module_inputs(module, config)
     made = _exported(module, inputs.specs, inputs.shapes, (), config.opset, Tolerance(), {}, progress, inputs.call)

@@ -322,8 +322,10 @@ def _initial_module(recipe: Recipe, seed: int, weights: str | None, progress: Pr
         return module
     file = weights_file(weights, recipe, progress=progress)
     with progress.stage("reading weights"):
-        missing = load_weights(module, file, partial=True)
-    if missing:
+        found = load_weights(module, file, partial=True)
+    if found.note:
+        progress.note(found.note)
+    if missing := found.missing:
         others = f" and {len(missing) - 1} others" if len(missing) > 1 else ""
         progress.note(f"{file.name} has the first layers only: {missing[0]}{others} begin random")
     return module

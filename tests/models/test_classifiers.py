@@ -20,7 +20,8 @@ from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.passes import optimize
 from edgekit.models.classifier_blocks import ConvSame
 from edgekit.models.factory import module_from_factory, module_from_recipe
-from edgekit.models.weights.read import Renaming, load_weights
+from edgekit.models.weights.read import load_weights
+from edgekit.models.weights.state_dict import Renaming
 from edgekit.recipe.schema import load_recipe
 from edgekit.specs import TensorSpec
 from tests.decibels import signal_to_noise_db

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
@@ -15,40 +15,47 @@ from torch import nn
 
 from edgekit.errors import ModelError, nearest
 from edgekit.models.darknet import is_darknet, load_darknet
+from edgekit.models.weights.state_dict import SAVE_HINT, StateDict, renamed_state, state_dict_of
 
-__all__ = ["Renaming", "load_weights"]
-
-_NESTED = ("state_dict", "model", "model_state_dict")
-"""Keys under which training scripts store the state dict in a checkpoint."""
+__all__ = ["LoadedWeights", "load_weights"]
 
 _OTHER_MODEL = "the file is for another model"
 
 _FORMATS = "a Darknet .weights file, a .pt file of tensors, or a .safetensors file"
 
 
-@runtime_checkable
-class Renaming(Protocol):
-    """A module whose published weights have different names from its state dict."""
+class LoadedWeights(NamedTuple):
+    """What `load_weights` found in a file.
 
-    def own_name(self, published: str) -> str | None:
-        """Returns the module's name for a published tensor, or None if the module does not use it.
+    Attributes:
+        missing: names of the layers that are not in the file.
+        others: keys of other state dicts in the file, such as averaged weights, which were not read.
+        key: the key of the one that was read; empty if the file has nothing else.
+    """
 
-        Args:
-            published: a name in the file that is not in the state dict; an unknown name is returned unchanged.
-        """
+    missing: tuple[str, ...] = ()
+    others: tuple[str, ...] = ()
+    key: str = ""
+
+    @property
+    def note(self) -> str:
+        """Says which of the weights in the file were read; empty if there were no others."""
+        if not self.others:
+            return ""
+        return (
+            f"the weights are those of '{self.key}' in the file, which also has {_quoted(self.others)}; to use these, "
+            "save them to a file of their own: torch.save(checkpoint[KEY], path)"
+        )
 
 
-def load_weights(module: nn.Module, path: str | Path, *, partial: bool = False) -> tuple[str, ...]:
+def load_weights(module: nn.Module, path: str | Path, *, partial: bool = False) -> LoadedWeights:
     """Loads weights from a file into a module; detects the format from the content, not from the name.
 
     Args:
         module: the module to load into, in place.
-        path: Darknet's ``.weights``; a state dict saved by ``torch.save``, plain or under ``state_dict`` or
-            ``model``; or ``.safetensors``.
+        path: Darknet's ``.weights``; a state dict saved by ``torch.save``, plain or inside of a checkpoint; or
+            ``.safetensors``. See `state_dict_of` and `renamed_state` for keys and names that are found.
         partial: accept a Darknet file that ends after one of the layers, such as ``yolov4.conv.137``.
-
-    Returns:
-        The names of the layers that are not in the file.
 
     Raises:
         ModelError: the file is missing, has another format, or does not fit the module; names the first tensor that
@@ -58,16 +65,22 @@ def load_weights(module: nn.Module, path: str | Path, *, partial: bool = False) 
     try:
         head = _head(file)
         if is_darknet(head):
-            return load_darknet(module, file, partial=partial)
+            return LoadedWeights(load_darknet(module, file, partial=partial))
         if head[8:9] == b"{":
             _assign(module, _safetensors_state(file), file)
         elif head.startswith((b"PK\x03\x04", b"\x80")):
-            _assign(module, _torch_state(file), file)
+            found = _torch_state(file)
+            _assign(module, found.tensors, file)
+            return LoadedWeights((), found.others, found.key)
         else:
             raise _unknown_format(file, head)
     except OSError as e:
         raise ModelError(f"weights {file}: cannot be read: {e.strerror or e}") from e
-    return ()
+    return LoadedWeights()
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f"'{name}'" for name in names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
 
 
 def _head(file: Path) -> bytes:
@@ -87,6 +100,8 @@ def _unknown_format(file: Path, head: bytes) -> ModelError:
         got, hint = "an HTML page", "the server sent a web page instead of the file: download the file again"
     elif head.startswith(b"version https://git-lfs"):
         got, hint = "a Git LFS pointer", "download the file itself: git lfs pull"
+    elif file.name.endswith(".index.json"):
+        got, hint = "the index of weights in several files", f"join them to one file; {SAVE_HINT}"
     else:
         got, hint = f"a file that begins with {head[:12]!r}", ""
     return ModelError(f"weights {file}: expected {_FORMATS}, got {got}", hint=hint)
@@ -99,7 +114,7 @@ def _safetensors_state(file: Path) -> Mapping[str, Any]:
         raise ModelError(f"weights {file}: not a valid .safetensors file: {e}") from e
 
 
-def _torch_state(file: Path) -> Mapping[str, Any]:
+def _torch_state(file: Path) -> StateDict:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch.load warns about pickles that it then rejects
@@ -107,38 +122,29 @@ def _torch_state(file: Path) -> Mapping[str, Any]:
     except pickle.UnpicklingError as e:
         raise ModelError(
             f"weights {file}: expected tensors by name, got a pickle of other objects or a damaged file",
-            hint="save them with torch.save(module.state_dict(), path)",
+            hint=SAVE_HINT,
         ) from e
     except Exception as e:  # torch.load raises RuntimeError, EOFError, KeyError, ... on other files
+        if "TorchScript" in str(e):
+            raise ModelError(
+                f"weights {file}: expected tensors by name, got a TorchScript file",
+                hint=f"save its tensors: torch.save(torch.jit.load({str(file)!r}).state_dict(), path)",
+            ) from e
         first_line = str(e).partition("\n")[0]
         raise ModelError(f"weights {file}: not a file written by torch.save: {first_line}") from e
-    for key in _NESTED:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not any(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelError(
-            f"weights {file}: expected tensors by name, plain or under {' or '.join(_NESTED)}, got {_described(state)}",
-            hint="save them with torch.save(module.state_dict(), path)",
-        )
-    return state
-
-
-def _described(state: Any) -> str:
-    if isinstance(state, Mapping):
-        return f"a dict with {', '.join(repr(key) for key in list(state)[:5]) or 'nothing in it'}"
-    return type(state).__name__
+    return state_dict_of(state, file)
 
 
 def _assign(module: nn.Module, state: Mapping[str, Any], file: Path) -> None:
     own = module.state_dict()
-    state = _renamed_state(module, own, state)
+    state = renamed_state(module, state)
     for name, tensor in own.items():
         if name not in state:
             if name.endswith("num_batches_tracked"):  # counts training steps; unused in eval mode
                 continue
             raise ModelError(
                 f"weights {file}: expected a tensor '{name}' {_shape(tensor)}, got none",
-                hint=nearest(name, state) if own.keys() & state.keys() else _OTHER_MODEL,
+                hint=nearest(name, state) if own.keys() & state.keys() else _hint_without_names(name, state),
             )
         _check_tensor(file, name, tensor, state[name])
     if extra := [name for name in state if name not in own]:
@@ -152,16 +158,12 @@ def _assign(module: nn.Module, state: Mapping[str, Any], file: Path) -> None:
                 tensor.copy_(state[name])
 
 
-def _renamed_state(module: nn.Module, own: Mapping[str, Any], state: Mapping[str, Any]) -> dict[str, Any]:
-    renamed: dict[str, Any] = {}
-    for published, value in state.items():
-        # DataParallel adds the prefix 'module.' to every name.
-        name: str | None = str(published).removeprefix("module.")
-        if isinstance(module, Renaming) and name is not None and name not in own:
-            name = module.own_name(name)
-        if name is not None:
-            renamed[name] = value
-    return renamed
+def _hint_without_names(name: str, state: Mapping[str, Any]) -> str:
+    """Says what to do with a file that has none of the names of the module."""
+    prefix = next((other.removesuffix(name) for other in state if other.endswith(f".{name}")), "")
+    if not prefix:
+        return _OTHER_MODEL
+    return f"save only the tensors whose names begin with '{prefix}', without that beginning, to a file of their own"
 
 
 def _check_tensor(file: Path, name: str, expected: torch.Tensor, got: Any) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from edgekit.errors import ModelError
 from edgekit.models.weights.read import load_weights
@@ -43,8 +45,18 @@ def same(a: nn.Module, b: nn.Module) -> bool:
         lambda state: {"model": state},
         lambda state: {"model": {f"module.{name}": value for name, value in state.items()}},
         lambda state: {name: value for name, value in state.items() if "num_batches" not in name},
+        lambda state: {"model": {"state_dict": state}, "optimizer": {"state": {0: {"exp_avg": torch.ones(3)}}}},
+        lambda state: {"ema_state_dict": state, "loss": {"train": torch.tensor(0.5)}},
+        lambda state: {f"_orig_mod.{name}": value for name, value in state.items()},
+        lambda state: {f"module._orig_mod.{name}": value for name, value in state.items()},
+        lambda state: {name.replace("0.", "0._orig_mod."): value for name, value in state.items()},
+        lambda state: {"state_dict": {f"net.model.{name}": value for name, value in state.items()}},
+        lambda state: AveragedModel(module()).state_dict(),
     ],
-    ids=["plain", "state_dict", "model", "data-parallel", "no-counter"],
+    ids=[
+        *("plain", "state_dict", "model", "data-parallel", "no-counter", "nested", "averaged-alone", "compiled"),
+        *("compiled-parallel", "compiled-part", "lightning", "averaged-model"),
+    ],
 )
 @pytest.mark.parametrize("name", ["a.pt", "a.pth", "a.weights"])
 def test_state_dicts_of_torch_save_are_loaded(wrap: Callable[[State], Any], name: str, tmp_path: Path) -> None:
@@ -52,6 +64,50 @@ def test_state_dicts_of_torch_save_are_loaded(wrap: Callable[[State], Any], name
     loaded = module(1)
     load_weights(loaded, tmp_path / name)
     assert same(loaded, module())
+
+
+class Wrapping(nn.Module):
+    """A module of the user that names a part as `torch.nn.DataParallel` does."""
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.module = module(seed)
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_part_called_module_keeps_its_name(prefix: str, tmp_path: Path) -> None:
+    torch.save({f"{prefix}{name}": value for name, value in Wrapping().state_dict().items()}, tmp_path / "a.pt")
+    loaded = Wrapping(1)
+    load_weights(loaded, tmp_path / "a.pt")
+    assert same(loaded, Wrapping())
+
+
+def test_averaged_weights_beside_the_trained_ones_are_noted(tmp_path: Path) -> None:
+    torch.save({"model": module().state_dict(), "ema": module(2).state_dict()}, tmp_path / "a.pt")
+    loaded = module(1)
+    found = load_weights(loaded, tmp_path / "a.pt")
+    assert same(loaded, module())
+    assert "are those of 'model' in the file, which also has 'ema'" in found.note
+
+
+def test_error_on_the_weights_of_several_models(tmp_path: Path) -> None:
+    torch.save({"student": module().state_dict(), "teacher": module(2).state_dict()}, tmp_path / "a.pt")
+    assert "got those of several: 'student', 'teacher'" in error_of(tmp_path / "a.pt")
+
+
+def test_error_on_names_with_several_first_words(tmp_path: Path) -> None:
+    state = {f"model.{name}": value for name, value in module().state_dict().items()}
+    torch.save({**state, "criterion.weight": torch.ones(2)}, tmp_path / "a.pt")
+    message = error_of(tmp_path / "a.pt")
+    assert "expected a tensor '0.weight' (4, 3, 3, 3), got none\nsave only the tensors" in message
+    assert "begin with 'model.'" in message
+
+
+def test_error_on_a_torchscript_file_says_how_to_save_its_tensors(tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # PyTorch advises against new TorchScript files
+        torch.jit.save(torch.jit.trace(module(), torch.zeros(1, 3, 8, 8)), tmp_path / "a.pt")
+    assert "got a TorchScript file\nsave its tensors: torch.save(torch.jit.load(" in error_of(tmp_path / "a.pt")
 
 
 def test_legacy_torch_files_are_loaded(tmp_path: Path) -> None:
