@@ -25,7 +25,7 @@ from edgekit.option.sizes import (
     write_inputs,
     write_shape,
 )
-from edgekit.text import shell_words
+from edgekit.text import shell_words, shown
 
 if TYPE_CHECKING:
     from edgekit.specs import Precision, Shape, Size
@@ -99,7 +99,9 @@ def _parse_head_options(texts: Sequence[str]) -> dict[str, Any] | None:
 
 def _convert_head_options(given: Any) -> Mapping[str, Any]:
     if not isinstance(given, Mapping):
-        raise UsageError(f"{argument('head_option')}: expected fields by name, such as {{'extras': 32}}, got {given!r}")
+        raise UsageError(
+            f"{argument('head_option')}: expected fields by name, such as {{'extras': 32}}, got {shown(given)}"
+        )
     return given
 
 

@@ -11,6 +11,8 @@ import shlex
 from collections.abc import Iterable
 from typing import Any
 
+_MAX_SHOWN = 100
+
 __all__ = [
     "escaped",
     "html_text",
@@ -20,6 +22,7 @@ __all__ = [
     "one_line",
     "shell_quoted",
     "shell_words",
+    "shown",
     "some_of",
     "visible",
 ]
@@ -72,6 +75,13 @@ def some_of(names: Iterable[str], limit: int = 8) -> str:
     """Returns the first ``limit`` names, and how many more there are: ``a, b and 3 more``."""
     names = list(names)
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+def shown(value: object) -> str:
+    """Returns a value as a message shows it: as in Python, or only its type if that is long, as of a tensor."""
+    text = repr(value)
+    named = type(value).__name__
+    return text if len(text) <= _MAX_SHOWN and "\n" not in text else f"an object of the type {named}"
 
 
 def shell_words(words: Iterable[str]) -> str:

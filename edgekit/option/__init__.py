@@ -16,6 +16,7 @@ from typing import Any, Literal
 from edgekit.arguments import argument
 from edgekit.errors import UsageError, nearest
 from edgekit.option.objects import InPython
+from edgekit.text import shown
 
 __all__ = [
     "MAX_THREADS",
@@ -126,7 +127,7 @@ def option_value(field: dataclasses.Field[Any], declared: Option, value: Any, *,
     if expected:
         name = argument(declared.name, flag=declared.flag, within=within)
         hint = nearest(value, declared.choices, listed=False) if declared.choices and isinstance(value, str) else ""
-        raise UsageError(f"{name}: expected {expected}, got {value!r}", hint=hint)
+        raise UsageError(f"{name}: expected {expected}, got {shown(value)}", hint=hint)
     if declared.kind == "integer":
         return operator.index(value)
     return value if declared.convert is None else declared.convert(value)
@@ -163,7 +164,7 @@ def given_path(name: str, value: Any) -> Path:
         UsageError: it is neither text nor a path.
     """
     if not isinstance(value, (str, os.PathLike)):
-        raise UsageError(f"{argument(name)}: expected a text or a path, got {value!r}")
+        raise UsageError(f"{argument(name)}: expected a text or a path, got {shown(value)}")
     return Path(value)
 
 
@@ -174,7 +175,7 @@ def given_number(name: str, value: Any, minimum: int = 0, maximum: int | None = 
         UsageError: it is not, or it is below ``minimum`` or above ``maximum``.
     """
     if not _is_number(value, minimum, maximum):
-        raise UsageError(f"{argument(name)}: expected a whole number{_range(minimum, maximum)}, got {value!r}")
+        raise UsageError(f"{argument(name)}: expected a whole number{_range(minimum, maximum)}, got {shown(value)}")
     return operator.index(value)
 
 
@@ -195,7 +196,7 @@ def given_flags(**flags: Any) -> None:
     """
     for name, value in flags.items():
         if not isinstance(value, bool):
-            raise UsageError(f"{argument(name)}: expected True or False, got {value!r}")
+            raise UsageError(f"{argument(name)}: expected True or False, got {shown(value)}")
 
 
 def given_sizes(name: str, value: Any) -> Mapping[str, Sequence[int]]:
@@ -207,7 +208,7 @@ def given_sizes(name: str, value: Any) -> Mapping[str, Sequence[int]]:
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(k, str) and _is_shape(v) for k, v in value.items()):
-        raise UsageError(f"{argument(name)}: expected shapes by name, such as {{'x': (1, 3)}}, got {value!r}")
+        raise UsageError(f"{argument(name)}: expected shapes by name, such as {{'x': (1, 3)}}, got {shown(value)}")
     return value
 
 

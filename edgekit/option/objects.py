@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from edgekit.arguments import argument, either
 from edgekit.errors import UsageError
+from edgekit.text import shown
 
 if TYPE_CHECKING:
     from edgekit.specs import Shape
@@ -87,7 +88,7 @@ def convert_calib(given: Any) -> str | CalibrationData:
         return str(given)
     has_items = hasattr(given, "__getitem__") and hasattr(given, "__len__")
     if isinstance(given, type) or not (is_array(given) or isinstance(given, (Iterable, Callable)) or has_items):  # type: ignore[arg-type]
-        raise UsageError(f"{argument('calib')}: expected {CALIB_KINDS}, got {given!r}")
+        raise UsageError(f"{argument('calib')}: expected {CALIB_KINDS}, got {shown(given)}")
     return CalibrationData(given)
 
 
@@ -98,7 +99,7 @@ def convert_inputs(given: Any) -> dict[str, Shape | int | float] | ExampleInputs
     if not isinstance(given or {}, Mapping):
         raise UsageError(
             f"{argument('input')}: expected a mapping from names of inputs to shapes or values, or example inputs: a "
-            f"tensor, or a tuple or dictionary of tensors, got {given!r}",
+            f"tensor, or a tuple or dictionary of tensors, got {shown(given)}",
             hint=f"for the first input: {argument('input', {'': (1, 3, 224, 224)})}",
         )
     return {
@@ -123,13 +124,15 @@ def _example_of(given: Any) -> Any:
         return given
     if not is_array(given):
         is_cache = type(given).__name__.endswith("Cache")
+        hint = (
+            "call the model with use_cache=False: set model.config.use_cache = False, or wrap it in a module that "
+            "makes the cache from tensors"
+        )
+        left_out = f"leave it out, and give the others by name: {argument('input', like='{NAME: TENSOR}')}"
         raise UsageError(
             f"{argument('input')}: expected tensors as example inputs, got also "
-            f"{type(given).__name__ if is_cache else repr(given)}",
-            hint="call the model with use_cache=False: set model.config.use_cache = False, or wrap it in a module that "
-            "makes the cache from tensors"
-            if is_cache
-            else "",
+            f"{type(given).__name__ if is_cache else shown(given)}",
+            hint=hint if is_cache else left_out if given is None else "",
         )
     dtype = str(given.dtype).removeprefix("torch.")
     return _specs().TensorSpec("", dtype, tuple(map(int, given.shape)))

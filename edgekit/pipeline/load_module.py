@@ -20,6 +20,7 @@ from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import ExportError, UsageError
 from edgekit.graph.export.call import ModuleCall, call_of_examples, call_of_names
 from edgekit.graph.export.check import compare_with_module
+from edgekit.graph.export.given_module import exportable
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.export.original import ModuleOriginal
 from edgekit.graph.file import input_specs
@@ -39,6 +40,7 @@ from edgekit.recipe.schema import Preprocess, Recipe, Tolerance
 from edgekit.shapes import image_shape_of, open_shape, ranges_of_sizes, ranges_of_specs, with_batch
 from edgekit.specs import Shape, ShapeRange, SizeRange, TensorSpec, specs_at
 from edgekit.storage import sha256_of
+from edgekit.text import shown
 
 __all__ = ["model_from_cfg", "model_from_factory", "model_from_module", "model_from_recipe"]
 
@@ -195,12 +197,10 @@ def model_from_factory(config: ModelConfig, progress: Progress) -> LoadedModel:
 
 
 def model_from_module(module: object, config: ModelConfig, progress: Progress) -> LoadedModel:
-    name = config.model if isinstance(config.model, str) else type(module).__name__
     if not isinstance(module, nn.Module):
-        raise UsageError(
-            f"model: expected a torch.nn.Module, or text that names a model, got {name}",
-            hint="save a model of another kind as an ONNX file and give its path",
-        )
+        raise _no_module(module)
+    module = exportable(module)
+    name = config.model if isinstance(config.model, str) else type(module).__name__
     if config.shape is not None:
         raise UsageError(
             f"{argument('shape')} goes with recipes and ONNX files, not with a module", hint=_example_input()
@@ -230,6 +230,15 @@ def model_from_module(module: object, config: ModelConfig, progress: Progress) -
         export_error=made.error,
         original=made.original,
     )
+
+
+def _no_module(given: object) -> UsageError:
+    hint = "save a model of another kind as an ONNX file and give its path"
+    if isinstance(given, type) and issubclass(given, nn.Module):
+        hint = f"create a module of the class: {given.__name__}(...)"
+    elif isinstance(given, torch.export.ExportedProgram):
+        hint = "give its module, program.module()"
+    return UsageError(f"model: expected a torch.nn.Module, or text that names a model, got {shown(given)}", hint=hint)
 
 
 def _example_input() -> str:

@@ -23,6 +23,7 @@ from edgekit.errors import UsageError, nearest
 from edgekit.option import given_options, given_values, option_fields, option_value
 from edgekit.pipeline.given_paths import require_given_paths
 from edgekit.specs import Precision
+from edgekit.text import shown
 
 __all__ = ["build_config", "calibration_config", "engine_options", "model_config", "require_buildable"]
 
@@ -86,7 +87,7 @@ def engine_options(target: str, given: BackendOptions | Mapping[str, Any] | None
     if isinstance(given, BackendOptions):
         given = {found.name: getattr(given, found.name) for found in given_options(given)}
     if given is not None and not isinstance(given, Mapping):
-        raise UsageError(f"engine: expected a {kind.__name__} or a mapping of its fields, got {given!r}")
+        raise UsageError(f"engine: expected a {kind.__name__} or a mapping of its fields, got {shown(given)}")
     for name in given or {}:
         if name not in {field.name for field in dataclasses.fields(kind)}:
             raise _unknown_option(target, kind, name)

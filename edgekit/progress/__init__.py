@@ -14,6 +14,7 @@ from typing import Protocol
 
 from edgekit.arguments import argument
 from edgekit.errors import EdgeKitWarning, UsageError
+from edgekit.text import shown
 
 __all__ = ["BYTES", "Advance", "KeptNotes", "Progress", "Silent", "Warnings", "given_progress", "shown_progress"]
 
@@ -109,7 +110,7 @@ def shown_progress(given: Progress | bool | None) -> Iterator[Progress]:
     else:
         raise UsageError(
             f"{argument('progress')}: expected True, False or an object with the methods of edgekit.Progress, got "
-            f"{given!r}"
+            f"{shown(given)}"
         )
 
 
@@ -123,7 +124,8 @@ def given_progress(given: Progress | None) -> Progress:
         return Warnings()
     if not _is_progress(given):
         raise UsageError(
-            f"{argument('progress')}: expected None or an object with the methods of edgekit.Progress, got {given!r}"
+            f"{argument('progress')}: expected None or an object with the methods of edgekit.Progress, got "
+            f"{shown(given)}"
         )
     return given
 

@@ -113,11 +113,18 @@ def _binds(bind: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str,
 
 
 def _wrong_arguments(module: nn.Module, signature: inspect.Signature, tree: Any) -> UsageError:
-    got = ", ".join(map(str, tree)) if isinstance(tree, dict) else f"{len(tree)} tensors"
+    count = len(tree) if isinstance(tree, tuple) else 1
+    got = ", ".join(map(str, tree)) if isinstance(tree, dict) else f"{count} tensor{'s' if count > 1 else ''}"
+    keywords = [name for name, each in signature.parameters.items() if each.kind is each.KEYWORD_ONLY]
+    by_name = ", ".join(f"{name!r}: TENSOR" for name in keywords)
     unknown = [name for name in tree if name not in signature.parameters] if isinstance(tree, dict) else []
     return UsageError(
         f"{argument('input')}: expected the arguments of {type(module).__name__}.forward{signature}, got {got}",
-        hint=nearest(unknown[0], signature.parameters, listed=False) if unknown else "",
+        hint=nearest(unknown[0], signature.parameters, listed=False)
+        if unknown
+        else f"give keywords by name: {argument('input', like=f'{{{by_name}}}')}"
+        if keywords
+        else "",
     )
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from edgekit.errors import AccuracyError, ExportError, UsageError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.export.call import ModuleCall
+from edgekit.graph.export.given_module import evaluation_mode
 from edgekit.specs import TensorSpec
 
 __all__ = ["ExportCheck", "OutputCheck", "compare_with_module", "outputs_inside", "run_module"]
@@ -69,7 +70,8 @@ def compare_with_module(
 
     Raises:
         AccuracyError: names the worst output, its error and the first intermediate value that differs.
-        ExportError: the graph's outputs differ from the module's in number or shape.
+        ExportError: the graph's outputs differ from the module's in number or shape, or the module returns something
+            else in a second run.
         GraphError: ONNX Runtime cannot run the graph.
         UsageError: the module does not accept the sizes in ``also``.
     """
@@ -81,6 +83,8 @@ def compare_with_module(
             expected = run_module(module, list(feeds.values()), call)
         got = evaluator.run(feeds)
         _require_same_outputs(got, expected)
+        if not worst:
+            _require_repeatable(module, feeds, expected, tolerance, call)
         for (name, array), reference in zip(got.items(), expected, strict=True):
             check = OutputCheck(name=name, relative_error=_relative_error(array, reference), seed=seed)
             if name not in worst or check.relative_error > worst[name][0].relative_error:
@@ -131,14 +135,8 @@ def run_module(module: nn.Module, inputs: Sequence[np.ndarray], call: ModuleCall
     names = call.names if call else list(map(str, range(len(inputs))))
     tensors = [torch.from_numpy(array.copy()) for array in inputs]
     args, kwargs = (call or ModuleCall(tuple(names))).filled(dict(zip(names, tensors, strict=True)))
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        with torch.no_grad():
-            result = module(*args, **kwargs)
-    finally:
-        for part in training:
-            part.training = True
+    with evaluation_mode(module), torch.no_grad():
+        result = module(*args, **kwargs)
     leaves = torch.utils._pytree.tree_leaves(result)
     return [_array(leaf) for leaf in leaves if isinstance(leaf, torch.Tensor)]
 
@@ -154,6 +152,25 @@ def _require_same_outputs(got: dict[str, np.ndarray], expected: Sequence[np.ndar
     for (name, array), reference in zip(got.items(), expected, strict=True):
         if array.shape != reference.shape:
             raise ExportError(f"output '{name}': expected shape {reference.shape}, as in the module, got {array.shape}")
+
+
+def _require_repeatable(
+    module: nn.Module,
+    feeds: Mapping[str, np.ndarray],
+    expected: Sequence[np.ndarray],
+    tolerance: float,
+    call: ModuleCall | None,
+) -> None:
+    """Raises an `ExportError` if a second run returns something else: an engine has no state and no random numbers."""
+    again = run_module(module, list(feeds.values()), call)
+    for index, (first, second) in enumerate(zip(expected, again, strict=True)):
+        if first.shape != second.shape or not _relative_error(second, first) <= tolerance:
+            raise ExportError(
+                f"{type(module).__name__}: expected the same outputs whenever the inputs are the same, got others in "
+                f"the second of two runs (output {index + 1})",
+                hint="make random numbers and what the module keeps from run to run inputs of forward, and return "
+                "what is kept",
+            )
 
 
 def _relative_error(array: np.ndarray, reference: np.ndarray) -> float:

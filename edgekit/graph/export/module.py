@@ -22,6 +22,7 @@ from torch.utils import _pytree as pytree
 from edgekit.arguments import argument
 from edgekit.errors import ExportError, UsageError
 from edgekit.graph.export.call import ModuleCall
+from edgekit.graph.export.given_module import evaluation_mode
 from edgekit.graph.export.module_names import name_after_modules
 from edgekit.graph.passes import FoldConstants, InferShapes, RemoveDead
 from edgekit.graph.stats import CONSTANT_INPUTS
@@ -35,7 +36,7 @@ _SPECIALIZED = re.compile(
     r"L\['(\w+)'\](?:\[(\d+)\])?\.size\(\)\[(\d+)\] as dynamic but your code specialized it .*\((\d+)\)"
 )
 
-_RETURNED = re.compile(r"Found <class '([\w.]+)'> in output")
+_RETURNED = re.compile(r"Found <class '([^']+)'> in output")
 _CACHES = ("DynamicCache", "StaticCache", "EncoderDecoderCache")
 """Classes of Hugging Face Transformers for keys and values of earlier tokens."""
 
@@ -70,7 +71,7 @@ def graph_from_module(
         UsageError: the module accepts only one size of a dynamic dimension.
     """
     call = call or ModuleCall(tuple(spec.name for spec in inputs))
-    with _silence(), _evaluation_mode(module), torch.no_grad():
+    with _silence(), evaluation_mode(module), torch.no_grad():
         program = _captured(module, inputs, ranges or {}, call)
         graph = _translated(program, inputs, outputs, opset)
     InlinePass()(graph)
@@ -209,8 +210,21 @@ def _translated(
             hint="replace the operator in the module, or pass your own ONNX file",
         ) from e
     assert exported is not None
+    _separate_outputs(exported.model)
     _name_dimensions(exported.model, inputs)
     return exported.model
+
+
+def _separate_outputs(graph: ir.Model) -> None:
+    """Gives each output a value of its own: a module may return one tensor twice."""
+    outputs = graph.graph.outputs
+    for index, value in enumerate(outputs):
+        if value in outputs[:index]:
+            copy = ir.node("Identity", [value])
+            copy.outputs[0].shape, copy.outputs[0].type = value.shape, value.type
+            copy.outputs[0].name = f"{value.name}_{index}"
+            graph.graph.append(copy)
+            outputs[index] = copy.outputs[0]
 
 
 def _returned_keys(program: torch.export.ExportedProgram, taken: Set[str]) -> list[str]:
@@ -304,17 +318,6 @@ def _silence() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-
-
-@contextlib.contextmanager
-def _evaluation_mode(module: nn.Module) -> Iterator[None]:
-    training = [part for part in module.modules() if part.training]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part in training:
-            part.training = True
 
 
 def _where_traced(module: nn.Module, error: BaseException) -> str:

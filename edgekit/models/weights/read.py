@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from torch import nn
 from edgekit.errors import ModelError, nearest
 from edgekit.models.darknet import is_darknet, load_darknet
 from edgekit.models.weights.state_dict import SAVE_HINT, StateDict, renamed_state, state_dict_of
+from edgekit.text import some_of
 
 __all__ = ["LoadedWeights", "load_weights"]
 
@@ -42,8 +43,9 @@ class LoadedWeights(NamedTuple):
         """Says which of the weights in the file were read; empty if there were no others."""
         if not self.others:
             return ""
+        others = some_of([f"'{name}'" for name in self.others], 3)
         return (
-            f"the weights are those of '{self.key}' in the file, which also has {_quoted(self.others)}; to use these, "
+            f"the weights are those of '{self.key}' in the file, which also has {others}; to use these, "
             "save them to a file of their own: torch.save(checkpoint[KEY], path)"
         )
 
@@ -77,10 +79,6 @@ def load_weights(module: nn.Module, path: str | Path, *, partial: bool = False) 
     except OSError as e:
         raise ModelError(f"weights {file}: cannot be read: {e.strerror or e}") from e
     return LoadedWeights()
-
-
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(f"'{name}'" for name in names[:3]) + (f" and {len(names) - 3} others" if len(names) > 3 else "")
 
 
 def _head(file: Path) -> bytes:

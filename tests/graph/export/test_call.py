@@ -96,6 +96,17 @@ def test_other_arguments_are_a_usage_error(tree: Any, message: str) -> None:
     assert message in str(caught.value)
 
 
+class Keyword(nn.Module):
+    def forward(self, *, image: torch.Tensor) -> torch.Tensor:
+        return image
+
+
+def test_error_on_an_example_without_the_name_of_its_keyword() -> None:
+    with pytest.raises(UsageError) as caught:
+        call_of_examples(Keyword(), A)
+    assert "got 1 tensor\ngive keywords by name: input={'image': TENSOR}" in str(caught.value)
+
+
 def test_names_of_parameters_are_keywords_if_one_before_them_is_left_out() -> None:
     assert call_of_names(Three(), ["second", "first"]) == ModuleCall(("first", "second"))
     assert call_of_names(Three(), ["third", "first"]) == ModuleCall((), {"first": "first", "third": "third"})
