@@ -37,6 +37,8 @@ class Tally:
     ignored: int = 0
     kept: int = 0
     moved: int = 0
+    _furthest_px: float = 0.0
+    _first: str = ""
     _skipped: dict[str, tuple[int, DataError]] = field(default_factory=dict)
     _lost: list[DataError] = field(default_factory=list)
     _faulty: int = 0
@@ -59,14 +61,27 @@ class Tally:
         self._faulty += 1
         self.skip("faulty boxes", error, is_box=True)
 
+    def keep(self, corners: Corners, size: tuple[float, float], where: str) -> None:
+        """Counts a box of an image of ``size``."""
+        self.kept += 1
+        self._first = self._first or where
+        if size != (1, 1):
+            self._furthest_px = max(self._furthest_px, corners[2], corners[3])
+
     def require_boxes(self) -> None:
         """Checks that not most boxes are faulty, and that not all were skipped.
 
-        Single faulty boxes are mistakes; if most are, they have other units or another format.
+        Single faulty boxes are mistakes; if most are, they have other units or another format, and if all boxes are in
+        the first px of their images, they are fractions.
 
         Raises:
             DataError: the first error.
         """
+        if 0 < self._furthest_px <= 1:
+            raise DataError(
+                f"{self._first}: expected corners in px, got fractions of the image: all boxes are in the first px",
+                hint="multiply them by the width and the height of the image",
+            )
         if self._faulty > self.kept:
             raise self._skipped["faulty boxes"][1]
         if self._lost and not self.kept:
@@ -126,7 +141,7 @@ class BoxList:
                 return
             corners = clipped
         self.tally.ignored += ignored
-        self.tally.kept += 1
+        self.tally.keep(corners, self.size, where)
         self._corners.append(corners)
         self._classes.append(label)
         self._ignored.append(ignored)

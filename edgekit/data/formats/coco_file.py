@@ -33,6 +33,8 @@ _MAX_BYTES = 4 << 30
 _NOT_A_NUMBER = re.compile(rb"([:\[,]\s*)(?:NaN|-?Infinity)(?=\s*[,\]}])")
 _MAX_SIDE = 2**31 - 1
 
+_MISSING = "\0"  # no file has this name
+
 BACKGROUND_NAMES = frozenset({"__background__", "__ignore__", "_background_", "background"})
 """Names of no class, which segmentation tools (labelme, CVAT) list with the classes."""
 
@@ -40,12 +42,22 @@ Id = int | float | str
 
 
 class Image(msgspec.Struct, frozen=True, gc=False):
-    """One image; the size may be missing, or be 0 or a text in files of other programs."""
+    """One image; the size may be missing, or be 0 or a text in files of other programs.
+
+    LVIS has no file names, but addresses that end in a folder and a name, such as ``train2017/000000391895.jpg``.
+    """
 
     id: Id
-    file_name: str
+    file_name: str = _MISSING
+    coco_url: str | None = None
     width: int | float | str | None = None
     height: int | float | str | None = None
+
+    def __post_init__(self) -> None:
+        if self.file_name == _MISSING:
+            if not self.coco_url:
+                raise ValueError("object missing required field `file_name`")
+            msgspec.structs.force_setattr(self, "file_name", "/".join(self.coco_url.split("/")[-2:]))
 
     @property
     def size(self) -> tuple[int, int] | None:

@@ -36,6 +36,7 @@ from edgekit.data.splits import (
     without_split,
 )
 from edgekit.errors import DataError
+from edgekit.text import some_of
 
 __all__ = ["coco_from_path", "coco_json_files"]
 
@@ -115,7 +116,11 @@ def _keypoint_files(folder: Path) -> list[Path]:
 
 
 def _json_files(folder: Path) -> list[Path]:
-    return [file for file in files_in(folder, ".json") if not file.name.startswith(_WITHOUT_BOXES)]
+    return [file for file in _all_json(folder) if not file.name.startswith(_WITHOUT_BOXES)]
+
+
+def _all_json(folder: Path) -> list[Path]:
+    return files_in(folder, ".json")
 
 
 def _split_of(file: Path) -> Split | None:
@@ -140,6 +145,8 @@ def _source(path: Path, choice: Choice) -> _Source:
         if (own, wanted) == ("val", "test"):
             return _Source(path, own, [f"{path.name} is of the val split, which is used as the test split"])
         files = [*_siblings(path).values()] or _json_files(path.parent)
+    if not files:
+        raise _no_boxes(path)
     by_split: dict[Split, list[Path]] = {}
     for file in files:
         if (split := _split_of(file)) is not None:
@@ -147,6 +154,14 @@ def _source(path: Path, choice: Choice) -> _Source:
     got = ", ".join(file.name for file in files[:8])
     split, notes = available_split(by_split, wanted, f"{path}: COCO's JSON files", got)
     return _Source(by_split[split][0], split, [*notes, *notes_on_others(by_split[split], split)])
+
+
+def _no_boxes(path: Path) -> DataError:
+    names = some_of(file.name for place in (path, path / "annotations") if place.is_dir() for file in _all_json(place))
+    return DataError(
+        f"{path}: expected a COCO JSON file with boxes, such as instances_val2017.json, got {names}",
+        hint="give another file by its path, as coco:FILE",
+    )
 
 
 def _undeclared(file: Path, wanted: Split) -> _Source:

@@ -13,7 +13,7 @@ from edgekit.data.formats.parallel_text import is_parallel_text
 from edgekit.data.formats.text_lines import utf8_bytes
 from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.data.formats.voc import voc_root
-from edgekit.data.formats.yolo_source import has_labelled_images, yolo_config, yolo_folders
+from edgekit.data.formats.yolo_source import has_labelled_images, yolo_configs, yolo_folders
 from edgekit.data.images import image_suffixes
 from edgekit.errors import DataError
 
@@ -108,7 +108,7 @@ def _is_coco_json(path: Path) -> bool:
 
 def _is_yolo(path: Path, names: set[str]) -> bool:
     lower = {name.lower() for name in names}
-    if "labels" in lower and lower & {"images", "jpegimages"} or yolo_config(path) is not None:
+    if "labels" in lower and lower & {"images", "jpegimages"} or yolo_configs(path):
         return True
     if yolo_folders(path, labelled=True):
         return True

@@ -102,7 +102,8 @@ def split_folders(root: Path) -> dict[Split, Path]:
 def _declared(root: Path, splits: dict[Split, Path], wanted: Split) -> ImageFolder:
     split, notes = available_split(splits, wanted, f"{root}: folders")
     folder = splits[split]
-    _require_classes(folder, _class_folders(folder))
+    for each in dict.fromkeys((folder, *splits.values())):  # the classes are those of all splits
+        _require_classes(each, _class_folders(each))
     names = {other: {each.name for each in _class_folders(path)} for other, path in splits.items()}
     labels = tuple(sorted(set().union(*names.values())))
     index = {label: i for i, label in enumerate(labels)}
@@ -131,7 +132,9 @@ def _require_classes(root: Path, classes: Sequence[Path]) -> None:
     if all(folder.name.lower() in _NO_CLASSES for folder in classes):
         got = f"the single folder {names}" if len(classes) == 1 else f"the folders {names}"
         raise _other(root, f"{root}: expected one subfolder per class, got {got}")
-    if all(split_from_folder(folder) is not None for folder in classes):
+    # CamVid has train and val beside trainannot and valannot.
+    splits = [split for folder in classes if (split := split_from_folder(folder)) is not None]
+    if len(splits) == len(classes) or len(set(splits)) > 1:
         raise _other(root, f"{root}: expected a subfolder for each class in {names}, got images without classes")
     other = next((folder for folder in classes if _has_other_files(folder)), None)
     if other is not None:

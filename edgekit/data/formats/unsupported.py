@@ -19,6 +19,8 @@ TABLE_OF_IMAGES_HINT = (
 )
 _BY_SUFFIX = {
     (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"): ("an archive", "unpack it, and give its folder"),
+    (".odgt",): ("CrowdHuman's annotations", _EXPORT),
+    (".manifest",): ("a manifest of Amazon SageMaker Ground Truth", _EXPORT),
     (".tfrecord", ".tfrecords", ".record"): ("TFRecord files", _EXPORT),
     (".parquet", ".arrow", ".feather"): ("a table of Apache Arrow", "write images as files, and tables as CSV"),
     (".xlsx", ".xls", ".ods"): ("a spreadsheet", "save it as CSV"),
@@ -31,6 +33,11 @@ _BY_JSON = {
     (b'"shape_attributes"', b'"_via_settings"', b'"_via_img_metadata"'): "VIA's JSON",
     (b'"classTitle"', b'"geometry_config"', b'"projectType"'): "Supervisely's JSON",
     (b'"completed_by"', b'"from_name"'): "Label Studio's own JSON",
+    (b'"label_id"', b'"media_type"'): "Datumaro's JSON",
+    (b'"box2d"', b'"poly2d"'): "the JSON of BDD100K or Scalabel",
+    (b'"boundingBox"',): "VoTT's JSON",
+    (b'"coordinates"',): "CreateML's JSON",
+    (b'"bounding_box"',): "FiftyOne's JSON of boxes",
     (b'"_media_type"', b'"sample_fields"', b'"_sample_collection_id"'): "FiftyOne's own JSON",
 }
 _BY_NAME = {
@@ -95,14 +102,24 @@ def _of_file(file: Path) -> Unsupported | None:
     if found := _BY_NAME.get(file.name.lower()):
         return Unsupported(*found)
     suffix = file.suffix.lower()
+    if suffix == ".xml":
+        return Unsupported("CVAT's own XML", _EXPORT) if b"<annotations" in _start(file) else None
+    if suffix == ".csv":
+        header = _start(file).partition(b"\n")[0].decode("utf-8", "replace")
+        images = is_table_of_images(tuple(header.split(",")))
+        return Unsupported("a table that names images", TABLE_OF_IMAGES_HINT) if images else None
     if named := next((found for suffixes, found in _BY_SUFFIX.items() if suffix in suffixes), None):
         return Unsupported(*named)
     if suffix != ".json":
         return None
-    try:
-        with file.open("rb") as content:
-            start = utf8_bytes(content.read(_START_BYTES))
-    except OSError:  # without access; reading the data set says so
-        return None
+    start = _start(file)
     program = next((name for words, name in _BY_JSON.items() if any(word in start for word in words)), None)
     return Unsupported(program, _EXPORT) if program else None
+
+
+def _start(file: Path) -> bytes:
+    try:
+        with file.open("rb") as content:
+            return utf8_bytes(content.read(_START_BYTES))
+    except OSError:  # without access; reading the data set says so
+        return b""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgekit.data.detection_set import Corners
+from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.data.formats.xml_tree import Element, element_from_file
 from edgekit.errors import DataError
 
@@ -52,7 +53,12 @@ def voc_annotation(file: Path) -> VocAnnotation:
     """
     root = element_from_file(file)
     if root.tag != "annotation":
-        raise DataError(f"{file}, line {root.line}: expected <annotation>, got <{root.tag[:40]}>")
+        other = unsupported_format(file)
+        got = f", as in {other.name}" if other else ""
+        raise DataError(
+            f"{file}, line {root.line}: expected <annotation>, got <{root.tag[:40]}>{got}",
+            hint=other.hint if other else "",
+        )
     name = root.find("filename")
     objects, faulty = list[VocObject](), list[DataError]()
     for element in root.all("object"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from edgekit.data.examples import Split
@@ -15,7 +15,7 @@ from edgekit.data.images import image_suffixes
 from edgekit.data.splits import SPLIT_NAMES, split_from_folder
 from edgekit.errors import DataError
 
-__all__ = ["NAME_FILES", "YoloSource", "names_from_config", "yolo_config", "yolo_folders", "yolo_source"]
+__all__ = ["NAME_FILES", "YoloSource", "names_from_config", "yolo_configs", "yolo_folders", "yolo_source"]
 
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names", "class_names.txt", "_darknet.labels")
 """Files with one class name per line: of LabelImg, Darknet, labelme and Roboflow."""
@@ -35,6 +35,8 @@ class YoloSource:
             visibility if there are three; 0 without keypoints.
         missing: the errors of declared splits whose paths do not exist.
         numbered: the file has only the number of classes, so that ``names`` are numbers.
+        file: name of the file that was read, if it was found in a folder.
+        others: names of other such files in that folder.
     """
 
     names: tuple[str, ...] | None
@@ -43,6 +45,8 @@ class YoloSource:
     keypoints: tuple[int, int] = (0, 0)
     missing: Mapping[Split, DataError] = field(default_factory=dict)
     numbered: bool = False
+    file: str = ""
+    others: tuple[str, ...] = ()
 
 
 def yolo_source(path: Path) -> YoloSource:
@@ -53,17 +57,17 @@ def yolo_source(path: Path) -> YoloSource:
     """
     if path.is_file():
         return _from_config(path)
-    config = yolo_config(path)
-    return _from_config(config) if config is not None else _from_folder(path)
+    configs = yolo_configs(path)
+    if not configs:
+        return _from_folder(path)
+    found = _from_config(configs[0])
+    return replace(found, file=configs[0].name, others=tuple(file.name for file in configs[1:]))
 
 
-def yolo_config(folder: Path) -> Path | None:
-    """Returns the folder's configuration file with image paths and class names, or None."""
+def yolo_configs(folder: Path) -> list[Path]:
+    """Returns the folder's configuration files with image paths and class names; the first one counts."""
     files = files_in(folder, ".yaml", ".yml", ".data")
-    for file in sorted(files, key=lambda file: (file.name not in _CONFIGS, file.name)):
-        if _has_names(file):
-            return file
-    return None
+    return [file for file in sorted(files, key=lambda file: (file.name not in _CONFIGS, file.name)) if _has_names(file)]
 
 
 def yolo_folders(root: Path, *, labelled: bool = False) -> dict[Split, tuple[Path, ...]]:

@@ -10,12 +10,14 @@ from edgekit.data.detection_set import AnnotatedImage, BoxList, Corners, Detecti
 from edgekit.data.examples import Boxes, Choice, Split
 from edgekit.data.files import AnyCase, Finder, child, files_in
 from edgekit.data.formats.text_lines import text_lines
+from edgekit.data.formats.yolo_long_lines import LongLines
 from edgekit.data.formats.yolo_source import NAME_FILES, YoloSource, yolo_source
 from edgekit.data.images import image_suffixes, images_below
 from edgekit.data.shapes import ObjectShape, needed_shape
 from edgekit.data.splits import available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
 from edgekit.errors import DataError
 from edgekit.storage import first_file
+from edgekit.text import some_of
 
 __all__ = ["yolo_from_path"]
 
@@ -61,6 +63,8 @@ def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
     names = source.names or _numbers(read)
     entries = [AnnotatedImage(image, boxes, None, text.name) for image, text, boxes in read]
     notes += tally.notes()
+    if source.others:
+        notes.append(f"{source.file} says where the images are; not read: {some_of(source.others)}")
     if missing:
         notes.append(f"images without a label file: {missing:,} taken as images without objects")
     if source.names is None or source.numbered:
@@ -130,11 +134,12 @@ def _read(
     """Returns each image with its label file and boxes, and the number of images without a label file."""
     read: list[tuple[Path, Path, Boxes]] = []
     missing, first, used, labels = 0, None, set[Path](), _LabelFiles()
+    long_lines = LongLines()
     for image in images:
         text = labels.of(image)
         missing += text is None
         try:
-            boxes = _boxes(text, source, tally, needed) if text else BoxList((1, 1), tally).boxes()
+            boxes = _boxes(text, source, tally, needed, long_lines) if text else BoxList((1, 1), tally).boxes()
         except DataError as e:  # no text
             first = first or e
             tally.skip("images whose label file cannot be read", e)
@@ -143,6 +148,7 @@ def _read(
         read.append((image, text or image, boxes))
     if first is not None and not read:
         raise first
+    long_lines.require_outlines()
     _count_orphans(used, tally)
     return read, missing
 
@@ -197,7 +203,7 @@ def _mirrors(labels: Path) -> list[Path]:
     return [folder for folder in found if folder is not None and folder.is_dir()]
 
 
-def _boxes(file: Path, source: YoloSource, tally: Tally, needed: str) -> Boxes:
+def _boxes(file: Path, source: YoloSource, tally: Tally, needed: str, long_lines: LongLines) -> Boxes:
     boxes, seen = BoxList((1, 1), tally), set[str]()
     for line in text_lines(file):
         where = f"{file}, line {line.number}"
@@ -210,6 +216,8 @@ def _boxes(file: Path, source: YoloSource, tally: Tally, needed: str) -> Boxes:
             _require_no_dota(fields, where)
             label = _label(fields[0], source.names, where)
             numbers = _numbers_of(fields[1:], where)
+            if len(numbers) > 4 and not source.keypoints[0]:
+                long_lines.add(numbers, where)
             corners, outline = _corners(numbers, source.keypoints, where)
             shape = _shape(numbers, outline, source.keypoints, needed, where) if needed else None
         except DataError as e:

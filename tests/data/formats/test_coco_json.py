@@ -157,6 +157,8 @@ def test_a_box_without_area_is_left_out_and_counted(tmp_path):
             r"annotations\[0\].category_id: expected one of 3, 7, got 99",
         ),
         ({"annotations": [box([1, 2, 3, 4], image_id=5)]}, r"annotations\[0\].image_id: expected the id of an image"),
+        ({"annotations": [box([0.1, 0.2, 0.5, 0.6])]}, r"annotations\[0\].bbox: expected corners in px, got fractions"),
+        ({"images": [{"id": 0, "width": 4, "height": 4}]}, r"images\[0\]: object missing required field `file_name`"),
         ({"categories": []}, "categories: expected at least one, got none"),
         ({"images": {}}, r"images: expected `array`, got `object`"),
     ],
@@ -183,6 +185,34 @@ def test_an_invalid_field_is_an_error_that_names_it(tmp_path, changes, message):
 def test_other_json_is_an_error(tmp_path, content, message):
     with pytest.raises(DataError, match=message):
         coco_from_path(write(tmp_path / "val.json", content), Choice())
+
+
+def test_small_boxes_of_fractions_beside_one_in_px_are_in_px(tmp_path):
+    content = annotations(annotations=[box([0.1, 0.2, 0.5, 0.6], id=1), box([1, 1, 2, 2], id=2)])
+    found = coco_from_path(write(tmp_path / "val.json", content), Choice())
+    np.testing.assert_allclose(found[0].target.corners[0], [0.1, 0.2, 0.6, 0.8], rtol=1e-6)
+
+
+def test_lviss_images_have_addresses_that_end_in_a_folder_and_a_name(tmp_path):
+    content = annotations()
+    for split in ("train", "val"):  # both have a file of this name
+        (tmp_path / f"{split}2017").mkdir()
+        Image.new("RGB", (40, 30), (9, 9, split == "val" and 255)).save(tmp_path / f"{split}2017" / "0.png")
+    content["images"] = [
+        {"id": 0, "coco_url": "http://images.cocodataset.org/train2017/0.png", "width": 40, "height": 30},
+        {"id": 10, "coco_url": "http://images.cocodataset.org/val2017/0.png", "width": 40, "height": 30},
+    ]
+    (tmp_path / "lvis_v1_val.json").write_text(json.dumps(content))
+    found = data_set(str(tmp_path))
+    assert found.labels == ("cat", "dog") and len(found) == 2
+    assert [int(found[i].input[0, 0, 2]) for i in range(2)] == [0, 255]
+
+
+@pytest.mark.parametrize("name", ["captions.json", "panoptic_val2017.json"])
+def test_a_folder_with_other_annotations_alone_is_an_error_that_names_them(tmp_path, name):
+    write(tmp_path / name)
+    with pytest.raises(DataError, match=f"expected a COCO JSON file with boxes, .*got {name}"):
+        data_set(str(tmp_path), split="train")
 
 
 def test_bytes_that_are_no_text_are_an_error(tmp_path):

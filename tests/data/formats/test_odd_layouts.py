@@ -259,3 +259,14 @@ def test_a_set_of_one_split_says_how_to_measure_on_it(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         data_set(str(tmp_path), split="train")
     assert error.value.hint == "add a split train"
+
+
+def test_other_files_with_names_of_classes_are_noted(tmp_path: Path) -> None:
+    for name, names in (("a.yaml", "[red]"), ("b.yaml", "[blue]"), ("args.yaml", "")):
+        (tmp_path / name).write_text(f"train: images\nval: images\nnames: {names}\n" if names else "lr0: 0.1\n")
+    image(tmp_path / "images" / "0.png")
+    text(tmp_path / "labels" / "0.txt", "0 0.5 0.5 0.5 0.5\n")
+    found = data_set(str(tmp_path), split="val")
+    assert found.labels == ("red",)
+    assert "a.yaml says where the images are; not read: b.yaml" in found.notes
+    assert not any("not read" in note for note in data_set(str(tmp_path / "a.yaml"), split="val").notes)

@@ -27,6 +27,11 @@ VIA = '{"1.jpg9": {"filename": "1.jpg", "regions": [{"shape_attributes": {"name"
 SUPERVISELY = '{"classes": [{"title": "a"}], "tags": [], "projectType": "images"}'
 LABEL_STUDIO = '[{"id": 1, "annotations": [{"completed_by": 1, "result": []}], "data": {"image": "1.jpg"}}]'
 
+DATUMARO = '{"info": {}, "categories": {}, "items": [{"id": "1", "annotations": [{"type": "bbox", "label_id": 0}]}]}'
+BDD = '[{"name": "1.jpg", "labels": [{"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 4, "y2": 4}}]}]'
+VOTT = '{"asset": {"name": "1.jpg"}, "regions": [{"tags": ["a"], "boundingBox": {"height": 4}}]}'
+CREATEML = '[{"image": "1.jpg", "annotations": [{"label": "a", "coordinates": {"x": 4, "y": 4}}]}]'
+
 
 @pytest.mark.parametrize(
     ("files", "name"),
@@ -36,6 +41,17 @@ LABEL_STUDIO = '[{"id": 1, "annotations": [{"completed_by": 1, "result": []}], "
         ({"1.jpg": "", "via_project.json": VIA}, "VIA's JSON"),
         ({"project-1.json": LABEL_STUDIO}, "Label Studio's own JSON"),
         ({"train/a.tfrecord": ""}, "TFRecord files"),
+        ({"Images/1.jpg": "", "annotation_train.odgt": "{}"}, "CrowdHuman's annotations"),
+        ({"1.jpg": "", "output.manifest": "{}"}, "a manifest of Amazon SageMaker Ground Truth"),
+        (
+            {"images/1.jpg": "", "annotations.xml": "<annotations><version>1.1</version></annotations>"},
+            "CVAT's own XML",
+        ),
+        ({"images/default/1.jpg": "", "annotations/default.json": DATUMARO}, "Datumaro's JSON"),
+        ({"images/1.jpg": "", "bdd100k_labels_images_train.json": BDD}, "the JSON of BDD100K or Scalabel"),
+        ({"1.jpg": "", "1-asset.json": VOTT}, "VoTT's JSON"),
+        ({"train/1.jpg": "", "train/_annotations.createml.json": CREATEML}, "CreateML's JSON"),
+        ({"train/1.jpg": "", "boxes.csv": "ImageID,LabelName,XMin\n1,/m/01,0.1\n"}, "a table that names images"),
         ({"data/train-00000-of-00001.parquet": ""}, "Apache Arrow"),
         ({"train/1.png": "", "train/metadata.jsonl": "{}"}, "Hugging Face's imagefolder with metadata"),
         ({"train/1.jpg": "", "train/_annotations.csv": "", "valid/1.jpg": ""}, "a table of boxes"),
@@ -80,6 +96,9 @@ def test_a_table_of_boxes_gets_a_hint(tmp_path: Path) -> None:
         ("images/1.jpg", "masks/1.png"),
         ("train/cat.1.jpg", "train/dog.1.jpg"),
         ("cats/1.jpg", "dogs/1.jpg", "docs/about.txt"),
+        # CamVid's masks beside the splits; KITTI, whose training part alone has labels.
+        ("train/1.png", "trainannot/1.png", "val/2.png", "valannot/2.png"),
+        ("training/image_2/1.png", "training/label_2/1.txt", "testing/image_2/2.png"),
     ],
 )
 def test_folders_that_are_no_classes_are_refused(tmp_path: Path, files: tuple[str, ...]) -> None:
@@ -87,6 +106,8 @@ def test_folders_that_are_no_classes_are_refused(tmp_path: Path, files: tuple[st
     for source in (str(root), f"folder:{root}"):
         with pytest.raises(DataError, match="expected (one subfolder per class|a subfolder for|images in the folder)"):
             data_set(source, split="train")
+    with pytest.raises(DataError):
+        data_set(f"folder:{root}", split="test")
 
 
 def test_a_data_set_two_folders_deeper_is_suggested(tmp_path: Path) -> None:
