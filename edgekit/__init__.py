@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import importlib
+from types import FunctionType
 from typing import TYPE_CHECKING, Any
 
 from edgekit.errors import (
@@ -186,6 +187,8 @@ def __getattr__(name: str) -> Any:
             found = getattr(importlib.import_module(module), attribute)
     else:
         found = getattr(importlib.import_module(module), attribute)
+    if isinstance(found, FunctionType):
+        found.__qualname__ = name  # Python's errors about arguments name a function so
     globals()[name] = found
     return found
 

@@ -117,5 +117,11 @@ def test_only_the_first_parameter_is_positional(name: str) -> None:
     assert set(kinds[1:]) == {inspect.Parameter.KEYWORD_ONLY}
 
 
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_a_wrong_argument_is_an_error_that_has_the_public_name(name: str) -> None:
+    with pytest.raises(TypeError, match=rf"^{name}\(\) got an unexpected keyword argument 'wrong'"):
+        getattr(edgekit, name)("x", wrong=1)
+
+
 def test_int8_is_the_default_precision() -> None:
     assert inspect.signature(edgekit.build).parameters["precision"].default == "int8"

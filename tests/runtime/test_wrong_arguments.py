@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import edgekit
-from edgekit.errors import DataError, EdgeKitError, UsageError
+from edgekit.errors import DataError, EdgeKitError, RunError, UsageError
 from edgekit.runtime.session import Session
 
 IMAGE = np.zeros((32, 32, 3), np.uint8)
@@ -91,3 +91,17 @@ def test_a_flag_that_is_neither_true_nor_false_is_an_error(session: Session, arr
 def test_the_flags_may_be_true_and_false(session: Session, arrays_engine: Path) -> None:
     assert len(session.detect(IMAGE, multi_label=False)) <= len(session.detect(IMAGE, multi_label=True))
     assert edgekit.profile(arrays_engine, runs=1, layers=False).layer_times is None
+
+
+def test_a_tensor_without_memory_is_refused_as_an_image_and_as_an_input(session: Session) -> None:
+    with pytest.raises(DataError, match="got Tensor"):
+        session.detect(torch.zeros(3, 32, 32, device="meta"))
+    with pytest.raises(RunError, match="got Tensor"):
+        session.run({session.inputs[0].name: torch.zeros(1, 3, 32, 32, device="meta")})  # type: ignore[dict-item]
+
+
+def test_the_command_in_a_hint_is_one_of_a_shell(session: Session) -> None:
+    spec = session.inputs[0]
+    with pytest.raises(RunError) as e:
+        session.run({spec.name: np.zeros((3, *map(int, spec.shape[1:])), np.float32)})
+    assert "in a shell: edgekit build" in e.value.hint

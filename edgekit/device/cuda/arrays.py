@@ -187,7 +187,10 @@ def is_on_device(array: object) -> bool:
     if isinstance(array, np.ndarray):
         return False
     if hasattr(array, "__dlpack_device__"):
-        return array.__dlpack_device__()[0] in (_CUDA, _CUDA_MANAGED)
+        try:
+            return array.__dlpack_device__()[0] in (_CUDA, _CUDA_MANAGED)
+        except ValueError:  # a tensor without memory, as on PyTorch's device 'meta'; refused as any other object
+            return False
     return hasattr(array, "__cuda_array_interface__")
 
 
