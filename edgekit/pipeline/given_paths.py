@@ -8,6 +8,7 @@ from edgekit.arguments import argument
 from edgekit.config import BuildConfig
 from edgekit.data.calibration.calibration_set import calibration_set_names
 from edgekit.data.examples import data_set_names, is_data_set
+from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.data.label_files import labels_from_file
 from edgekit.errors import UsageError, nearest
 from edgekit.models.cfg.recipe import recipe_from_cfg
@@ -43,7 +44,8 @@ def _require_calibration_data(source: str) -> None:
         _require_data_set(Path(source))
         return
     path = Path(rest if colon else source)
-    beside = [str(path.parent / name) for name in _names_in(path.parent)]
+    # A link to nothing is in the folder, too.
+    beside = [str(file) for name in _names_in(path.parent) if (file := path.parent / name) != path]
     raise UsageError(
         f"{argument('calib', source)}: expected a folder of images or arrays, a data set, or the name of a set, got no "
         "such path",
@@ -54,10 +56,12 @@ def _require_calibration_data(source: str) -> None:
 def _require_data_set(path: Path) -> None:
     """Checks that a file is a manifest or a data set; what is in a folder is found when it is read."""
     if path.is_file() and path.suffix != ".toml" and not is_data_set(str(path)):
+        other = unsupported_format(path)
+        beside = f"for the images or arrays beside it, give their folder: {path.absolute().parent}"
         raise UsageError(
             f"{argument('calib', str(path))}: expected a folder of images or arrays, a data set, or the name of a set, "
-            "got a file",
-            hint=f"for the images or arrays beside it, give their folder: {path.absolute().parent}",
+            f"got {other.name if other else 'a file'}",
+            hint=other.hint if other and other.name == "an archive" else beside,
         )
 
 

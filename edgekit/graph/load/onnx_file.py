@@ -12,7 +12,6 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
-from edgekit.arguments import either
 from edgekit.errors import EdgeKitError, GraphError
 from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.attributes import require_possible_attributes
@@ -20,6 +19,7 @@ from edgekit.graph.load.deprecated import move_runtime_operators, replace_deprec
 from edgekit.graph.load.external_data import require_external_data
 from edgekit.graph.load.loops import require_ending_loops
 from edgekit.graph.load.operators import require_known_operators
+from edgekit.graph.load.other_formats import not_onnx, require_no_other_format
 from edgekit.graph.load.printable_names import escape_names
 from edgekit.graph.load.runtime_operators import require_declared_arguments
 from edgekit.graph.load.sizes import require_bounded_functions, require_declared_lengths
@@ -57,17 +57,6 @@ _UNREADABLE = (ir.serde.SerdeError, ValueError, OSError)
 """What `ir.from_proto`, `ir.to_proto` and reading weights raise: the first for what contradicts itself."""
 _NAMELESS = frozenset({None, "", "?", "-1", "None"})
 """Names that exporters (Paddle, Keras) give to unknown dimensions; two of these dimensions need not be equal."""
-_FROM_MODULE = "build it from its module"
-_OTHER_FORMATS = (
-    (
-        b"PK\x03\x04",
-        "a zip archive, such as PyTorch's .pt",
-        _FROM_MODULE,
-    ),
-    (b"\x80\x02", "a Python pickle", _FROM_MODULE),
-    (b"version https://git-lfs", "a pointer of Git LFS, not the file itself", "run: git lfs pull"),
-    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
-)
 
 
 def graph_from_onnx(path: Path) -> ir.Model:
@@ -180,37 +169,15 @@ def _parsed(path: Path) -> tuple[onnx.ModelProto, dict[str, Payload]]:
             head, size = file.read(_HEAD_BYTES), file.seek(0, 2)
         if not head:
             raise GraphError(f"{path}: expected an ONNX file, got an empty file")
-        _require_not_another_format(head, path)
+        require_no_other_format(head, path)
         model, payloads = structure_from_file(path)
     except OSError as e:
         raise GraphError(f"{path}: cannot be read: {e.strerror or e}") from e
     except DecodeError as e:
-        raise GraphError(
-            f"{path}: expected an ONNX file, got {size} bytes that are not ONNX, or a truncated file",
-            hint="download or export it again",
-        ) from e
+        raise not_onnx(path, f"{size} bytes that are not ONNX, or a truncated file") from e
     if not model.ir_version or not model.HasField("graph") or not model.graph.output:
-        raise GraphError(
-            f"{path}: expected an ONNX file with a graph and outputs, got {size} bytes without them",
-            hint="download or export it again",
-        )
+        raise not_onnx(path, f"{size} bytes without a graph and outputs")
     return model, payloads
-
-
-def _require_not_another_format(content: bytes, path: Path) -> None:
-    start = content.lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise GraphError(
-            f"{path}: expected an ONNX file, got a page of HTML or XML",
-            hint="the download returned a web page: check its address",
-        )
-    for magic, what, hint in _OTHER_FORMATS:
-        if content.startswith(magic):
-            if hint == _FROM_MODULE:
-                hint = f"{hint}: {either('edgekit build package.module:factory', 'edgekit.build(module)')}"
-            raise GraphError(f"{path}: expected an ONNX file, got {what}", hint=hint)
-    if content[4:8] == b"TFL3":
-        raise GraphError(f"{path}: expected an ONNX file, got a TensorFlow Lite model", hint="convert it with tf2onnx")
 
 
 def _require_text(model: onnx.ModelProto) -> None:
