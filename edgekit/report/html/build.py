@@ -164,9 +164,9 @@ def _agreement_in_words(found: Agreement, reference: str) -> str:
         return f"the best class is that of {reference} in {found.same} of {count}"
     if not found.reference and not found.extra:
         return f"neither detects anything in {count}"
-    overlap = f", mean IoU {found.mean_iou:.2f}" if found.mean_iou is not None else ""
-    more = f", and {found.extra} that {reference} does not" if found.extra else ""
-    return f"it finds {found.same} of {found.reference} objects of {reference} in {count}{overlap}{more}"
+    overlap = f" (mean IoU {found.mean_iou:.2f})" if found.mean_iou is not None else ""
+    more = f", and {found.extra} that {reference} does not find" if found.extra else ""
+    return f"it finds {found.same} of the {found.reference} objects that {reference} finds in {count}{overlap}{more}"
 
 
 def _accuracy_section(accuracy: Accuracy | None, names: Sequence[str], shown: Sequence[ComparedPicture]) -> str:

@@ -8,6 +8,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from edgekit.measure.agreement import Accuracy, Agreement
 from edgekit.measure.latency import Disturbance, statistics_ms
 from edgekit.measure.reports import LatencyReport, build_report_from_measurements
 from edgekit.report.html.build import html_from_build
@@ -115,6 +116,14 @@ def test_a_build_page_has_the_speedup_and_the_facts(make_report: MakeReport) -> 
     assert "as fast as FP32" in text
     assert "largest export error" in text
     assert "2.3e-06" in text
+
+
+@pytest.mark.parametrize(("extra", "rest"), [(0, ""), (1, ", and 1 that PyTorch does not find")])
+def test_a_build_page_says_how_many_objects_are_found(make_report: MakeReport, extra: int, rest: str) -> None:
+    agreement = Agreement(kind="detections", inputs=8, reference=9, same=7, extra=extra, mean_iou=0.99)
+    accuracy = Accuracy(reference="PyTorch", noise=(), agreement=agreement)
+    page = html_from_build(build_report_from_measurements({"int8": make_report()}, {}, accuracy))
+    assert f"it finds 7 of the 9 objects that PyTorch finds in 8 calibration inputs (mean IoU 0.99){rest}." in page
 
 
 def test_one_run_makes_a_page(make_report: MakeReport) -> None:
