@@ -22,6 +22,7 @@ from edgekit.engine.bundle.checks import check_files
 from edgekit.engine.bundle.manifest import GRAPH, Manifest, read_manifest
 from edgekit.errors import BackendUnavailable, EngineMismatch, UsageError
 from edgekit.graph.given_selection import GivenSelection
+from edgekit.graph.index_bounds import index_bounds
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.operators import SELECTING
 from edgekit.graph.passes import InferShapes, optimize
@@ -152,7 +153,7 @@ def case_of_engine(
             f"{argument('graph_only', True)}: an engine's graph would be compared with itself",
             hint=f"add {argument('against', like='FILE.onnx')}, or leave it out",
         )
-    samples = _samples_for(manifest, data.calib, notes, scratch)
+    samples = _samples_for(manifest, graph, data.calib, notes, scratch)
     found = samples.feeds(manifest.inputs, manifest.preprocess, manifest.shapes)
     on_engine = not graph_only and _runs(manifest.backend, notes)
     other = graph if on_engine else rounding_graph(graph)
@@ -179,7 +180,9 @@ def case_of_engine(
     )
 
 
-def _samples_for(manifest: Manifest, calib: str | CalibrationData | None, notes: KeptNotes, scratch: Path) -> Samples:
+def _samples_for(
+    manifest: Manifest, graph: ir.Model, calib: str | CalibrationData | None, notes: KeptNotes, scratch: Path
+) -> Samples:
     if isinstance(calib, CalibrationData):
         return given_samples(
             calib.value,
@@ -192,7 +195,7 @@ def _samples_for(manifest: Manifest, calib: str | CalibrationData | None, notes:
         )
     if calib or manifest.preprocess is not None:
         return calibration_set(calib or DEFAULT_SET, limit=COMPARED)
-    return RandomInputs(COMPARED)
+    return RandomInputs(COMPARED, index_bounds(graph))
 
 
 def _same_rows(

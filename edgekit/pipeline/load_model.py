@@ -18,6 +18,7 @@ from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import GraphError, UsageError, needs_extra
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import fix_inputs, input_specs, is_quantized, output_specs, set_input_shapes
+from edgekit.graph.index_bounds import index_bounds
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
 from edgekit.graph.passes import ExplicitSamePads, NameNodes, is_widened, optimize, types_note
@@ -115,6 +116,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         task="tensor",
         origin=bundle.Source(kind="onnx", name=path.name, sha256=sha256_of(path)),
         preprocess=input_preprocess(config, input_specs(graph), Silent()),
+        num_values=index_bounds(graph),
         shapes=shapes,
         min_max=min_max,
         original=OnnxOriginal(path, widen=is_widened(graph), values=values),
@@ -182,7 +184,7 @@ def _from_recipe_of_onnx(recipe: Recipe, config: ModelConfig, progress: Progress
         labels=recipe.labels.names,
         expects=recipe.expects,
         policy=recipe.quantize,
-        num_values={spec.name: spec.num_values for spec in recipe.inputs if spec.num_values},
+        num_values={**model.num_values, **{spec.name: spec.num_values for spec in recipe.inputs if spec.num_values}},
     )
 
 

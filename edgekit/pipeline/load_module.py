@@ -24,6 +24,7 @@ from edgekit.graph.export.given_module import exportable
 from edgekit.graph.export.module import graph_from_module
 from edgekit.graph.export.original import ModuleOriginal
 from edgekit.graph.file import input_specs
+from edgekit.graph.index_bounds import index_bounds
 from edgekit.graph.load.upgrade_nodes import OPSET
 from edgekit.graph.passes import optimize
 from edgekit.graph.sizes import MinMaxInputs
@@ -84,7 +85,7 @@ def model_from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -
         labels=recipe.labels.names,
         expects=recipe.expects,
         policy=recipe.quantize,
-        num_values=num_values,
+        num_values=made.num_values,
         shapes=made.shapes,
         min_max=made.min_max,
         export_error=made.error,
@@ -225,6 +226,7 @@ def model_from_module(module: object, config: ModelConfig, progress: Progress) -
         task="tensor",
         origin=bundle.Source(kind="module", name=name, weights=weights),
         preprocess=input_preprocess(config, input_specs(made.graph), progress),
+        num_values=made.num_values,
         shapes=made.shapes,
         min_max=made.min_max,
         export_error=made.error,
@@ -300,6 +302,7 @@ class _Export(NamedTuple):
     error: float
     shapes: dict[str, ShapeRange]
     min_max: MinMaxInputs
+    num_values: Mapping[str, int]
     original: ModuleOriginal
 
 
@@ -332,9 +335,11 @@ def _exported(
     specs = input_specs(graph)
     shapes = ranges_of_specs(specs, ranges_of_sizes(specs, sizes))
     min_max = checked_sizes(graph, shapes, progress)
+    num_values = {**index_bounds(graph), **num_values}
     with progress.stage("checking the graph against PyTorch"):
         opt = specs_at(specs, shapes)
         check = compare_with_module(graph, module, opt, tolerance.export, (0,), num_values, min_max.sizes, call)
     error = max((output.relative_error for output in check.outputs), default=0.0)
     names = [value.name or "" for value in graph.graph.outputs]
-    return _Export(graph, error, shapes, min_max, ModuleOriginal(module, [spec.name for spec in specs], names, call))
+    original = ModuleOriginal(module, [spec.name for spec in specs], names, call)
+    return _Export(graph, error, shapes, min_max, num_values, original)

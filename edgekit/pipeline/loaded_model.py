@@ -53,7 +53,8 @@ class LoadedModel:
         input_statistics: statistics of the inputs that the weights were trained on; None if they are unknown.
         expects: what the model's images look like, in words; empty if it takes any.
         policy: the recipe's INT8 policy; None without a recipe.
-        num_values: exclusive upper bound of the integers of an input, by input name, if it is known.
+        num_values: exclusive upper bound of an input of integers, by input name, if it is known; for an ONNX file, the
+            number of rows that it selects from.
         shapes: min, opt and max shapes of the inputs with dynamic dimensions.
         min_max: the min and max inputs, which numerical checks use besides the opt inputs.
         recognized: what the outputs of an ONNX file look like, with the evidence, and a line on the preprocessing;

@@ -12,9 +12,10 @@ import pytest
 import torch
 from torch import nn
 
-from edgekit.config import ModelConfig
+from edgekit.config import CalibrationConfig, ModelConfig, TargetConfig
 from edgekit.errors import GraphError, UsageError
 from edgekit.graph.evaluator import Evaluator
+from edgekit.pipeline.inputs import model_inputs
 from edgekit.pipeline.load_model import load_model
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.progress import Advance, Silent
@@ -309,3 +310,30 @@ def test_a_cfg_file_chooses_diou_suppression_and_its_exponent(
         model = source(tmp_path / "net.cfg")
         assert model.postprocess is not None and model.postprocess.head.diou_beta == beta
         assert model.postprocess.head.heads[0].new_coords
+
+
+def test_random_ids_are_rows_of_their_table(tmp_path: Path, source: Callable[..., LoadedModel]) -> None:
+    table = onnx.numpy_helper.from_array(np.arange(200, dtype=np.float32).reshape(50, 4), "table")
+    graph = onnx.parser.parse_graph("g (int64[1, 40] ids) => (float[1, 40, 4] y) { y = Gather(table, ids) }")
+    graph.initializer.append(table)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 20)]), tmp_path / "m.onnx")
+    model = source(tmp_path / "m.onnx")
+    found = model_inputs(model, CalibrationConfig(), TargetConfig(target="cpu"), Silent())
+    ids = np.concatenate([feed["ids"] for feed in found.feeds])
+    assert 40 < ids.max() < 50 and ids.min() >= 0
+
+
+class OneRow(nn.Module):
+    """A table of one row: an index of 1 is an error."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(1, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.table(ids) * 2
+
+
+def test_a_table_of_one_row_is_exported_and_checked(source: Callable[..., LoadedModel]) -> None:
+    model = source(OneRow(), input={"ids:int64": (1, 5)})
+    assert model.num_values == {"ids": 1}

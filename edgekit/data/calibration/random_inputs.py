@@ -34,7 +34,7 @@ class RandomInputs:
     skipped: Sequence[str] = ()
 
     def __init__(self, count: int, num_values: Mapping[str, int] | None = None) -> None:
-        """Creates ``count`` inputs; integers of the input ``name`` are less than ``num_values[name]``."""
+        """Creates ``count`` inputs; those of the name ``name`` are integers that are less than ``num_values[name]``."""
         self._count = count
         self._num_values = dict(num_values or {})
         self.digest = f"random numbers and lengths {count} {sorted(self._num_values.items())}"
@@ -47,8 +47,9 @@ class RandomInputs:
     ) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
         """Yields name and arrays of each input: floats are normally distributed; integers are 0 or 1 by default.
 
-        0 and 1 are valid as an index, a mask and a flag. A length, by its name, is that of the input that it belongs
-        to, as ``waveforms_lens`` to ``waveforms``: with a length of 0 or 1, most models of speech compute nothing.
+        0 and 1 are valid as a mask and a flag, and as an index of most tables. A length, by its name, is that of the
+        input that it belongs to, as ``waveforms_lens`` to ``waveforms``: with a length of 0 or 1, most models of speech
+        compute nothing.
         Dynamic dimensions have the ``opt`` size of their range in ``shapes``.
         """
         sized = specs_at(inputs, shapes)
@@ -60,12 +61,14 @@ class RandomInputs:
                 sizes = [int(size) for size in spec.shape]
                 length = lengths[spec.name]
                 numbers: np.ndarray
-                if np.dtype(spec.dtype).kind == "f":
+                if spec.name in self._num_values:
+                    numbers = generator.integers(0, self._num_values[spec.name], sizes)
+                elif np.dtype(spec.dtype).kind == "f":
                     numbers = generator.standard_normal(sizes)
-                elif length and spec.name not in self._num_values:
+                elif length:
                     numbers = np.full(sizes, length)
                 else:
-                    numbers = generator.integers(0, self._num_values.get(spec.name, 2), sizes)
+                    numbers = generator.integers(0, 2, sizes)
                 feeds[spec.name] = np.asarray(numbers).astype(spec.dtype)
             yield f"{_NAME} {index}", feeds
 

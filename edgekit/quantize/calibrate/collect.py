@@ -212,8 +212,9 @@ def _hint_of_nan(input_id: str) -> str:
         return "the float model outputs NaN already: check its weights and its preprocessing"
     fix = either("--input NAME=VALUE", "input={'NAME': VALUE}")
     return (
-        "the float model computes it from random numbers, of which integers are 0 or 1. Give real inputs with "
-        f"{argument('calib', like='DIR')}, or fix an input such as a length with {fix}"
+        "the float model computes it from random numbers: ids are below the number of rows that they select from, "
+        f"other integers are 0 or 1. Give real inputs with {argument('calib', like='DIR')}, or fix an input such as a "
+        f"length with {fix}"
     )
 
 

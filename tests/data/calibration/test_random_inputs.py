@@ -50,6 +50,14 @@ def test_integers_use_the_whole_range_that_is_known_of_them() -> None:
     assert RandomInputs(1, {"ids": 50}).digest != RandomInputs(1).digest
 
 
+def test_ids_may_be_floats_and_are_never_taken_for_a_length() -> None:
+    specs = [TensorSpec("ids", "float32", (1, 1000)), TensorSpec("length", "int64", (1000,))]
+    arrays = next(RandomInputs(1, {"ids": 50, "length": 9}).feeds(specs, None))[1]
+    assert arrays["ids"].dtype == np.float32
+    assert set(np.unique(arrays["ids"])) == set(range(50))
+    assert set(np.unique(arrays["length"])) == set(range(9))
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "dtype", "expected"),
     [
