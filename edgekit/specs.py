@@ -296,6 +296,7 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
             (`edgekit.lower.split_float_weights`). 0 disables this.
         limits: names of limits of the backend's integer kernels (`edgekit.quantize.kernel_limits`): nodes that they
             apply to stay in float.
+        dynamic: the backend has integer kernels for activations whose range is found in each run.
         own_ranges: the input of a convolution may be divided by its own range in each run.
         shift_inputs: a constant may be subtracted from the input of a matrix product, because integers without zero
             point are not all used by values of one sign.
@@ -320,6 +321,7 @@ class QuantScheme(msgspec.Struct, frozen=True, kw_only=True):
     attention_queries: int = 1
     bodies: bool = False
     weights_only: Literal["", "blocks", "channels"] = ""
+    dynamic: bool = False
     own_ranges: bool = False
     shift_inputs: bool = False
     rest: Precision = Precision.FP32

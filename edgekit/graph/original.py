@@ -28,6 +28,7 @@ from edgekit.graph.opset import has_operators_without_kernels, lower_opset
 from edgekit.graph.passes import ExplicitSamePads, InferShapes, PositiveAxes, TimeFirst, widened
 from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
+from edgekit.graph.passes.remove_dynamic_quantization import RemoveDynamicQuantization
 from edgekit.interrupts import run_options
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_onnxruntime
@@ -75,15 +76,17 @@ class OnnxOriginal:
         path: the file, which must not change before it is run.
         widen: it has floats of other types than float32, and is computed in float32.
         values: arrays of the inputs that are not in the feeds, by name.
+        in_float: its dynamically quantized layers are computed in float; see `RemoveDynamicQuantization`.
     """
 
-    def __init__(self, path: Path, *, widen: bool = False, values: Feed | None = None) -> None:
+    def __init__(self, path: Path, *, widen: bool = False, values: Feed | None = None, in_float: bool = False) -> None:
         self._path, self._widen, self._values = Path(path).resolve(), widen, dict(values or {})
+        self._in_float = in_float
         self._runtime = "ONNX Runtime"
 
     @property
     def name(self) -> str:
-        return f"{self._runtime} on {self._path.name}"
+        return f"{self._runtime} on {self._path.name}{' in float' if self._in_float else ''}"
 
     def run(self, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray]]:
         run = self._loaded()
@@ -115,6 +118,8 @@ class OnnxOriginal:
         if self._is_mixed or self._is_exceptional:
             graph = inlined(graph)
         graph = widened(graph) if self._widen else graph
+        if self._in_float:
+            RemoveDynamicQuantization()(graph)
         if self._is_newer:
             lower_opset(graph.graph)
         if self._is_exceptional:
@@ -143,7 +148,7 @@ class OnnxOriginal:
         return any(each(node) for node in nodes_of(self._structure) for each in _EXCEPTIONS)
 
     def _loaded(self) -> Run:
-        is_rewritten = self._widen or self._is_mixed or self._is_newer or self._is_exceptional
+        is_rewritten = self._widen or self._in_float or self._is_mixed or self._is_newer or self._is_exceptional
         graph = self._graph() if is_rewritten else None
         try:
             if graph is None:

@@ -14,6 +14,7 @@ import onnx_ir as ir
 from edgekit.arguments import argument, either
 from edgekit.config import ModelConfig
 from edgekit.device.cpu import cpu
+from edgekit.engine.backend import backend
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import GraphError, UsageError, needs_extra
 from edgekit.graph.evaluator import Evaluator
@@ -21,9 +22,10 @@ from edgekit.graph.file import fix_inputs, input_specs, is_quantized, output_spe
 from edgekit.graph.index_bounds import index_bounds
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
-from edgekit.graph.passes import ExplicitSamePads, NameNodes, is_widened, optimize, types_note
-from edgekit.graph.passes.dequantize_weights import weights_note
+from edgekit.graph.passes import ExplicitSamePads, InferShapes, NameNodes, is_widened, optimize, types_note
+from edgekit.graph.passes.dequantize_weights import DequantizeWeights, weights_note
 from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
+from edgekit.graph.passes.remove_dynamic_quantization import RemoveDynamicQuantization, removed_quantization_note
 from edgekit.option.objects import ExampleInputs
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, fitting, input_preprocess, measured_stats
 from edgekit.pipeline.model_kind import kind_of
@@ -40,8 +42,14 @@ from edgekit.storage import sha256_of
 __all__ = ["load_model"]
 
 
-def load_model(config: ModelConfig, progress: Progress) -> LoadedModel:
+def load_model(config: ModelConfig, progress: Progress, target: str | None = None) -> LoadedModel:
     """Loads, exports, optimizes and checks the model.
+
+    Args:
+        config: the model.
+        progress: receives stages and notes.
+        target: the backend that it is built for: one without kernels for dynamic quantization gets an ONNX file that
+            has it in floats; None leaves it as it is.
 
     Raises:
         UsageError: the model does not exist, or an option does not go with it.
@@ -54,9 +62,9 @@ def load_model(config: ModelConfig, progress: Progress) -> LoadedModel:
     kind = kind_of(config.model)
     _require_onnx_for_heads(kind, config)
     if kind == "onnx":
-        return _from_onnx(Path(config.model), config, progress)
+        return _from_onnx(Path(config.model), config, progress, target)
     if kind == "recipe" and (recipe := load_recipe(config.model)).model.onnx:
-        return _from_recipe_of_onnx(recipe, config, progress)
+        return _from_recipe_of_onnx(recipe, config, progress, target)
     # Imported here: an ONNX file needs no PyTorch, which takes seconds and 240 MB to import.
     with needs_extra("exporting a model", "build"):
         from edgekit.pipeline import load_module
@@ -81,13 +89,14 @@ def _require_onnx_for_heads(kind: str, config: ModelConfig) -> None:
         raise UsageError(f"{named[0]} and {named[-1]} exclude each other", hint="give one of them")
 
 
-def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedModel:
+def _from_onnx(path: Path, config: ModelConfig, progress: Progress, target: str | None) -> LoadedModel:
     if config.weights is not None:
         raise UsageError(f"{argument('weights')} does not go with {path.name}: an ONNX file contains its weights")
     if config.opset is not None:
         raise UsageError(f"{argument('opset')} does not go with {path.name}: only modules are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
+        in_float = target is not None and not backend(target).scheme().dynamic and _without_dynamic(graph)
         names = [spec.name for spec in input_specs(graph)]
         given = _given_inputs(graph, config)
         values = fix_inputs(graph, {n: v for n, v in given.items() if isinstance(v, (int, float))})
@@ -105,7 +114,8 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
     if chosen:
         sizes = "inputs of one size" if not shapes else "inputs of these sizes"
         progress.note(f"the engine takes {sizes}: {specs_text(chosen, shapes)}")
-    for note in filter(None, (types_note(graph), weights_note(graph))):
+    removed = removed_quantization_note(graph, target) if target is not None else ""
+    for note in filter(None, (types_note(graph), weights_note(graph), removed)):
         progress.note(note)
     model = LoadedModel(
         name=path.stem,
@@ -119,13 +129,22 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress) -> LoadedMod
         num_values=index_bounds(graph),
         shapes=shapes,
         min_max=min_max,
-        original=OnnxOriginal(path, widen=is_widened(graph), values=values),
+        original=OnnxOriginal(path, widen=is_widened(graph), values=values, in_float=in_float),
         evaluator=evaluator,
     )
     found = with_recognized_head(model, evaluator, config, names, progress)
     if found.preprocess == model.preprocess:
         input_preprocess(config, found.inputs, progress)  # notes what was guessed
     return found
+
+
+def _without_dynamic(graph: ir.Model) -> bool:
+    """Makes dynamically quantized layers float ones; returns whether there were any."""
+    if not RemoveDynamicQuantization()(graph).modified:
+        return False
+    DequantizeWeights()(graph)
+    InferShapes()(graph)
+    return True
 
 
 def _evaluator(graph: ir.Model) -> Evaluator:
@@ -152,7 +171,7 @@ def _evaluator(graph: ir.Model) -> Evaluator:
         ) from e
 
 
-def _from_recipe_of_onnx(recipe: Recipe, config: ModelConfig, progress: Progress) -> LoadedModel:
+def _from_recipe_of_onnx(recipe: Recipe, config: ModelConfig, progress: Progress, target: str | None) -> LoadedModel:
     """Loads the ONNX file of a recipe, which says what its outputs mean."""
     if config.input or config.head:
         given = argument("input") if config.input else argument("head")
@@ -164,6 +183,7 @@ def _from_recipe_of_onnx(recipe: Recipe, config: ModelConfig, progress: Progress
         Path(recipe.model.onnx),
         dataclasses.replace(config, input=shapes, no_head=True, preprocess=None),
         Silent(),
+        target,
     )
     names = [output.name for output in output_specs(model.graph)]
     if missing := [name for name in recipe.outputs if name not in names]:

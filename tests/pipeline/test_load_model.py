@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from onnxruntime.quantization import quantize_dynamic
 from torch import nn
 
 from edgekit.config import CalibrationConfig, ModelConfig, TargetConfig
@@ -337,3 +338,44 @@ class OneRow(nn.Module):
 def test_a_table_of_one_row_is_exported_and_checked(source: Callable[..., LoadedModel]) -> None:
     model = source(OneRow(), input={"ids:int64": (1, 5)})
     assert model.num_values == {"ids": 1}
+
+
+@pytest.fixture
+def dynamic_file(tmp_path: Path) -> Path:
+    """Three matrix products; each run finds the ranges of their inputs."""
+    graph = onnx.parser.parse_graph(
+        "g (float[1, 16] x) => (float[1, 16] y) { a = MatMul(x, w) b = Tanh(a) c = MatMul(b, w) y = MatMul(c, w) }"
+    )
+    w = np.random.default_rng(0).standard_normal((16, 16)).astype(np.float32)
+    graph.initializer.append(onnx.numpy_helper.from_array(w, "w"))
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "float.onnx")
+    quantize_dynamic(tmp_path / "float.onnx", tmp_path / "dynamic.onnx")
+    return tmp_path / "dynamic.onnx"
+
+
+@pytest.mark.parametrize("target", ["openvino", "tensorrt", "tensorrt-rtx"])
+def test_a_dynamically_quantized_file_is_a_float_model_for_targets_without_kernels(
+    dynamic_file: Path, noted: Noted, target: str
+) -> None:
+    model = load_model(ModelConfig(model=dynamic_file), noted, target)
+    assert not model.quantized
+    assert [node.op_type for node in model.graph.graph] == ["MatMul", "Tanh", "MatMul", "MatMul"]
+    assert any(f"which {target} has no kernels for: 3 layers" in note for note in noted.notes)
+    found = {each.name: onnx.numpy_helper.to_array(each) for each in onnx.load(dynamic_file).graph.initializer}
+    w = (found["w_quantized"].astype(np.float64) - found["w_zero_point"]) * found["w_scale"]
+    x = np.random.default_rng(1).standard_normal((1, 16)).astype(np.float32)
+    right = np.tanh(x @ w) @ w @ w
+    for (got,) in (Evaluator(model.graph).run({"x": x}).values(), model.original.run([{"x": x}])[0].values()):
+        np.testing.assert_allclose(got, right, rtol=1e-5, atol=1e-5 * np.abs(right).max())
+    assert model.original.name == "ONNX Runtime on dynamic.onnx in float"
+
+
+@pytest.mark.parametrize("target", ["cpu", None])
+def test_a_dynamically_quantized_file_stays_as_it_is_for_the_others(
+    dynamic_file: Path, noted: Noted, target: str | None
+) -> None:
+    model = load_model(ModelConfig(model=dynamic_file), noted, target)
+    assert model.quantized
+    assert sum(node.op_type == "MatMulInteger" for node in model.graph.graph) == 3
+    assert not noted.notes

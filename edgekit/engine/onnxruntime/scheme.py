@@ -77,6 +77,7 @@ def scheme_of_processor() -> QuantScheme:
         channel_multiple=4,
         bodies=True,
         own_ranges=True,
+        dynamic=True,
         weights_only="blocks",
         limits=LIMITS,
         slow_convolutions=SLOW_CONVOLUTIONS if here.arch == "x86_64" else (),
