@@ -292,3 +292,58 @@ def test_where_a_graph_parts_from_its_module_is_found() -> None:
     with pytest.raises(AccuracyError, match="against PyTorch.*the first value that differs is '0'"):
         checked.verify_graph()
     model.original.close()
+
+
+def logistic_map(steps: int) -> Path:
+    """``x = 4 x (1 - x)`` again and again, which doubles a small difference in each step."""
+    lines = ["s0 = Sigmoid(x)"]
+    for step in range(steps):
+        lines += [
+            f"a{step} = Mul(s{step}, four)",
+            f"b{step} = Sub(one, s{step})",
+            f"s{step + 1} = Mul(a{step}, b{step})",
+        ]
+    text = f"g (float[1, 64] x) => (float[1, 64] y) {{ {' '.join(lines)} y = Identity(s{steps}) }}"
+    graph = onnx.parser.parse_graph(text)
+    for name, number in (("four", 4), ("one", 1)):
+        graph.initializer.append(numpy_helper.from_array(np.array(number, np.float32), name))
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), "map.onnx")
+    return Path("map.onnx")
+
+
+def with_another_rounding(optimize: Callable[[ir.Model], ir.Model]) -> Callable[[ir.Model], ir.Model]:
+    """An optimization that is right: it changes the last bit of a number that is computed."""
+
+    def run(graph: ir.Model) -> ir.Model:
+        graph = optimize(graph)
+        value = graph.graph.initializers["four"]
+        value.const_value = ir.tensor(np.nextafter(np.float32(4), np.float32(0)), name="four")
+        return graph
+
+    return run
+
+
+def test_a_model_that_amplifies_rounding_is_built_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_model, "optimize", with_another_rounding(load_model.optimize))
+    manifest = read_manifest(edgekit.build(logistic_map(30), precision="fp32", target="cpu", profile=False))
+    assert manifest.verification is not None and manifest.verification.sqnr_db["optimized graph"] < 60
+    (note,) = [note for note in manifest.notes if "optimized graph" in note]
+    assert "change by the rounding of float32" in note and "calib" in note
+
+
+def test_the_same_rounding_is_no_note_where_it_stays_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_model, "optimize", with_another_rounding(load_model.optimize))
+    manifest = read_manifest(edgekit.build(logistic_map(3), precision="fp32", target="cpu", profile=False))
+    assert not [note for note in manifest.notes if "optimized graph" in note]
+
+
+def test_a_fault_is_refused_in_a_model_that_amplifies_rounding_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(graph: ir.Model) -> ir.Model:
+        graph = optimize(graph)
+        graph.graph.initializers["one"].const_value = ir.tensor(np.float32(0.99), name="one")
+        return graph
+
+    optimize = load_model.optimize
+    monkeypatch.setattr(load_model, "optimize", run)
+    with pytest.raises(AccuracyError, match="of the optimized graph"):
+        edgekit.build(logistic_map(12), precision="fp32", target="cpu", profile=False)
