@@ -19,6 +19,7 @@ from edgekit.errors import CalibrationError
 from edgekit.graph.bodies import Body, bodies_with_layers, run_as_node
 from edgekit.graph.evaluator import Evaluator
 from edgekit.progress import Progress, Warnings
+from edgekit.quantize.calibrate.missing_values import with_missing_values
 from edgekit.quantize.calibrate.observers import needs_histogram, range_from_statistics
 from edgekit.quantize.calibrate.statistics import TensorStatistics
 from edgekit.quantize.integer_attention import attention_parts
@@ -105,15 +106,17 @@ def collect_statistics(
         progress: updated after each input.
 
     Raises:
-        CalibrationError: there are no inputs, or a tensor has a NaN; the message names the tensor and the input.
+        CalibrationError: there are no inputs, or a tensor has a NaN that is no missing value; the message names the
+            tensor and the input.
     """
     histogram = needs_histogram(method)
     observed = _Observed(graph, tensors, threads=threads)
     everything = observed.everything()
     collected = Collected({name: TensorStatistics(with_histogram=histogram) for name in sorted(everything.names)})
+    missing = functools.cache(functools.partial(with_missing_values, graph))
     with (progress or Warnings()).stage("calibrating", total=total, unit="inputs") as advance:
         for input_id, arrays in feeds:
-            observed.run(arrays, functools.partial(_update, collected, input_id))
+            observed.run(arrays, functools.partial(_update, collected, input_id, missing))
             collected.inputs += 1
             advance(1)
     if not collected.inputs:
@@ -198,9 +201,18 @@ def _nothing(_names: Iterable[str], _values: Mapping[str, np.ndarray]) -> None:
     """Observes nothing."""
 
 
-def _update(collected: Collected, input_id: str, names: Iterable[str], results: Mapping[str, np.ndarray]) -> None:
+def _update(
+    collected: Collected,
+    input_id: str,
+    missing: Callable[[], Set[str]],
+    names: Iterable[str],
+    results: Mapping[str, np.ndarray],
+) -> None:
     for name in names:
-        if not collected.statistics[name].update(results[name]):
+        statistics = collected.statistics[name]
+        if statistics.update(results[name]):
+            continue
+        if name not in missing() or not statistics.update(results[name], missing=True):
             raise CalibrationError(
                 f"tensor '{name}' has a NaN at calibration input '{input_id}', expected finite numbers",
                 hint=_hint_of_nan(input_id),

@@ -80,17 +80,20 @@ class TensorStatistics:
     def channel_hi(self) -> np.ndarray | None:
         return None if self._channels is None else np.where(np.isfinite(self._channels[1]), self._channels[1], 0)
 
-    def update(self, array: np.ndarray) -> bool:
-        """Adds an array to the statistics; returns false, and adds nothing, if the array has a NaN."""
+    def update(self, array: np.ndarray, *, missing: bool = False) -> bool:
+        """Adds an array to the statistics; returns false, and adds nothing, if the array has a NaN.
+
+        With ``missing``, a NaN is a value that the model marks as missing, and is left out.
+        """
         array = np.ascontiguousarray(array, np.float32)
         if array.size == 0:
             return True
         lo, hi = _channel_extremes(array)
-        if np.isnan(lo).any():
+        if not missing and np.isnan(lo).any():
             return False
         if not (np.isfinite(lo).all() and np.isfinite(hi).all()):
             finite = np.isfinite(array)
-            self.infinities += int(array.size - np.count_nonzero(finite))
+            self.infinities += int(np.count_nonzero(np.isinf(array)))
             lo, hi = (
                 _channel_extremes(np.where(finite, array, np.inf))[0],
                 _channel_extremes(np.where(finite, array, -np.inf))[1],

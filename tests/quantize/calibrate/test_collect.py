@@ -122,6 +122,34 @@ def test_error_on_nan_names_the_tensor_and_the_input(graph_of):
         collected(graph, feeds)
 
 
+@pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
+@pytest.mark.parametrize(
+    "body", ["m = ScatterElements<axis = 1>(nan, places, x)", "m = Where(known, x, nan)"], ids=["scattered", "selected"]
+)
+def test_values_that_a_model_marks_as_missing_have_no_part_in_a_range(graph_of, calibrated, body, method):
+    constants = {
+        "nan": np.full((1, 4 if "Scatter" in body else 3), np.nan, np.float32),
+        "places": np.array([[0, 1, 3]]),
+        "known": np.array([[True, False, True]]),
+    }
+    used = {name: array for name, array in constants.items() if name in body}
+    graph = graph_of(f"g (float[1, 3] x) => (float[1, N] y) {{ {body} y = Neg(m) }}", **used)
+    ranges = calibrated(graph, [{"x": np.array([[-3, 1, 5]], np.float32)}], method).ranges
+    assert np.isfinite(list(ranges.values())).all()
+    if method == "minmax":
+        assert ranges["y"] == (-5, 3)
+
+
+def test_a_nan_beside_missing_values_is_an_error(graph_of):
+    nan = np.full((1, 3), np.nan, np.float32)
+    graph = graph_of(
+        "g (float[1, 3] x) => (float[1, 3] y, float[1, 3] z) { r = Sqrt(x) y = Neg(r) m = Max(x, nan) z = Neg(m) }",
+        nan=nan,
+    )
+    with pytest.raises(CalibrationError, match="tensor 'r' has a NaN"):
+        collected(graph, [("bad.npz", {"x": np.array([[-1, 1, 2]], np.float32)})])
+
+
 @pytest.mark.parametrize(("name", "hint"), [("bad.jpg", "check its weights"), ("random input 0", "fix an input")])
 def test_error_on_nan_says_how_to_go_on(graph_of, name, hint):
     graph = graph_of("g (float[1, 3] x) => (float[1, 3] y) { r = Sqrt (x)  y = Neg (r) }")
