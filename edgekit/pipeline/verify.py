@@ -252,7 +252,7 @@ class Verifier:
         parting: Parting,
         right: Run | None,
     ) -> None:
-        hint = _hint(precision)
+        hint = _hint(precision, quantized=self.model.quantized)
         try:
             refuse_noise(noise, limits, what=what, reference=self.reference.name, hint=hint)
         except AccuracyError as e:
@@ -355,8 +355,13 @@ def _nowhere() -> str:
     return ""
 
 
-def _hint(precision: Precision) -> str:
+def _hint(precision: Precision, *, quantized: bool) -> str:
     keep = argument("keep_float", like="PATTERN")
+    if precision is not Precision.FP32 and quantized:
+        return (
+            "the file came quantized, so its ranges and its float layers stay as they are: compare on inputs of your "
+            f"own task ({argument('calib', like='DIR')}), or build the float model that it was made from"
+        )
     if precision is Precision.INT8:
         return (
             f"calibrate on inputs of your own task ({argument('calib', like='DIR')}), try another "

@@ -347,3 +347,22 @@ def test_a_fault_is_refused_in_a_model_that_amplifies_rounding_less(monkeypatch:
     monkeypatch.setattr(load_model, "optimize", run)
     with pytest.raises(AccuracyError, match="of the optimized graph"):
         edgekit.build(logistic_map(12), precision="fp32", target="cpu", profile=False)
+
+
+def test_the_hint_on_a_file_that_came_quantized_says_what_can_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 16] x) => (float[1, 16] y) <float scale = {0.1}, uint8 zero = {128}, int8 weight_zero = {0}> {
+        q = QuantizeLinear (x, scale, zero)  d = DequantizeLinear (q, scale, zero)
+        w = DequantizeLinear (weight, scale, weight_zero)  y = MatMul (d, w)
+    }"""
+    model = onnx.parser.parse_model(text)
+    weight = RANDOM.integers(-99, 99, (16, 16), dtype=np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "weight"))
+    onnx.save(model, "quantized.onnx")
+    monkeypatch.setattr(verify, "QUANTIZED", verify.Limits(250.0, 0.5, 250.0))
+    monkeypatch.setattr(verify.Verifier, "verify_graph", lambda _: None)
+    with on_command_line(), pytest.raises(AccuracyError, match="INT8 engine for cpu") as caught:
+        edgekit.build("quantized.onnx", precision="int8", target="cpu", profile=False)
+    assert "came quantized" in caught.value.hint and "--calib DIR" in caught.value.hint
+    assert "--keep-float" not in caught.value.hint and "--calib-method" not in caught.value.hint
