@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgekit.lower.add_bias_to_scores import AddBiasToScores
 from edgekit.lower.clip_before_quantizer import ClipBeforeQuantizer
 from edgekit.lower.compare_as_less import CompareAsLess, CompareWithZero
 from edgekit.lower.cut_gathered_elements import CutGatheredElements
@@ -52,7 +53,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
     maxima = ("GlobalMaxPool", "ReduceMax", "ReduceMin")
     norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
     others = [ReplaceHardSigmoid(), SeparateTiedWeights(), CutGatheredElements(), DftOverFirstAxis(), SortTopK()]
-    others += [WrapPads(), RangeOfNothing(), FullRankSlopes(), GatherOneAfterProduct()]
+    others += [WrapPads(), RangeOfNothing(), FullRankSlopes(), GatherOneAfterProduct(), AddBiasToScores()]
     integers = [*map(WrapIntegers, WRAPPING), *map(TruncateToIntegers, TRUNCATING), PowerAsProduct()]
     comparisons = [CompareAsLess("Greater"), CompareAsLess("GreaterOrEqual"), CompareWithZero()]
     extrema = map(KeepInfinity, ("ReduceMax", "ReduceMin"))
