@@ -29,17 +29,26 @@ class AddBiasToScores(RewritePass):
             raise NotApplicable("it does not read a sum of its own")
         for scores, added in (total.inputs, total.inputs[::-1]):
             both = _sum(added)
-            if both is None or scores is None or scores.shape is None or scores.shape != total.outputs[0].shape:
+            if both is None or scores is None:
                 continue
             for bias, mask in (both.inputs, both.inputs[::-1]):
-                if stored_constant(bias) is not None and stored_constant(mask) is None:
+                if _fits(bias, scores) and stored_constant(mask) is None:
                     name = total.name or total.outputs[0].name
                     first = new_node("Add", [scores, bias], name=f"{name}.bias", output=f"{name}.bias")
-                    first.outputs[0].type, first.outputs[0].shape = total.outputs[0].type, total.outputs[0].shape
+                    first.outputs[0].type, first.outputs[0].shape = scores.type, scores.shape
                     second = new_node("Add", [first.outputs[0], mask], name=total.name)
                     replace_node(total, [first, second])
                     return
         raise NotApplicable("no part of the sum is a constant and a computed mask")
+
+
+def _fits(bias: ir.Value | None, scores: ir.Value) -> bool:
+    """Returns whether a value is a constant that the scores keep their shape with."""
+    tensor = stored_constant(bias)
+    if tensor is None or scores.shape is None or len(tensor.shape) > len(scores.shape):
+        return False
+    sizes = list(scores.shape)[len(scores.shape) - len(tensor.shape) :]
+    return all(size in (1, wanted) for size, wanted in zip(tensor.shape.numpy(), sizes, strict=True))
 
 
 def _sum(value: ir.Value | None) -> ir.Node | None:
