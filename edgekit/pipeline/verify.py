@@ -261,7 +261,7 @@ class Verifier:
             elif precision is not Precision.FP32 and not self.model.trained and not any(each.shapes for each in noise):
                 # Outputs of random weights mean nothing, so quantization cannot spoil them, but for their shapes.
                 self.progress.note(f"{e.message}; this is no error because the weights are random")
-            elif precision is Precision.FP32 and right is not None and self._amplifies(right, noise):
+            elif precision is Precision.FP32 and right is not None and self._amplifies(right, noise, limits):
                 self.progress.note(
                     f"{e.message}; this is no error because the model keeps no more of its own outputs when its inputs "
                     f"change by the rounding of float32. Inputs of your own task ({argument('calib', like='DIR')}) may "
@@ -270,19 +270,18 @@ class Verifier:
             else:
                 raise AccuracyError(e.message + parting(), hint=e.hint) from e
 
-    def _amplifies(self, right: Run, noise: Sequence[OutputNoise]) -> bool:
+    def _amplifies(self, right: Run, noise: Sequence[OutputNoise], limits: Limits) -> bool:
         """Returns whether the right outputs change as much as a stage's do, when inputs move to the next float32.
 
         A recurrent network may be chaotic on inputs that it was not trained for: what differs in the last bit of the
-        first step differs everywhere in the last one.
+        first step differs everywhere in the last one. Each output that is beyond the limits, and each part of one, is
+        compared with itself.
         """
         feeds, generator = self.inputs.feeds[:COMPARED_ON_CPU], np.random.default_rng(0)
         moved = [{name: _moved(array, generator) for name, array in feed.items()} for feed in feeds]
         found = noise_of_outputs(right(feeds), right(moved), self.reference.forms)
-        own, worst = worst_noise(found), worst_noise(noise)
-        if own is None or worst is None or own.sqnr_db is None or worst.sqnr_db is None:
-            return False
-        return worst.sqnr_db > own.sqnr_db - AMPLIFIED_DB and not any(each.shapes for each in noise)
+        own = {(each.output, each.part): each for each in found}
+        return all(_keeps_as_much(each, own.get((each.output, each.part)), limits) for each in noise)
 
     def _in_graph(self, feeds: Sequence[Arrays]) -> Sequence[Arrays]:
         evaluator = _evaluator(self.model.graph)
@@ -349,6 +348,18 @@ def _moved(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     if array.dtype.kind != "f":
         return array
     return (array * (1 + ROUNDING * generator.choice((-1, 1), array.shape))).astype(array.dtype)
+
+
+def _keeps_as_much(noise: OutputNoise, own: OutputNoise | None, limits: Limits) -> bool:
+    """Returns whether an output is within its limits, or near what the model keeps of it by itself."""
+    if noise.shapes:
+        return False
+    own_db, own_agreement = (own.sqnr_db, own.agreement) if own is not None else (None, None)
+    if noise.sqnr_db is not None and noise.sqnr_db < limits.refused_db:
+        return own_db is not None and noise.sqnr_db > own_db - AMPLIFIED_DB
+    if noise.agreement is not None and noise.agreement < limits.refused_agreement:
+        return own_agreement is not None and noise.agreement >= own_agreement
+    return True
 
 
 def _nowhere() -> str:
