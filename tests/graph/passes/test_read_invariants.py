@@ -69,3 +69,32 @@ def test_a_state_that_changes_stays_a_state(run_in_onnxruntime):
     y, kept = run_in_onnxruntime(graph, feeds)
     np.testing.assert_array_equal(kept, -W)
     np.testing.assert_allclose(y, np.tanh(np.tanh(np.tanh(feeds["x"] @ W) @ -W) @ W), atol=1e-6)
+
+
+TWO_STATES = LOOP.replace("float[8, 8] kept)", "float[?, 2, 8] rows)", 1).replace(
+    "y, kept = Loop", "y, kept, rows = Loop"
+)
+COLLECTED = TWO_STATES.replace("float[8, 8] same)", "float[8, 8] same, float[2, 8] row)").replace(
+    "d = Identity", "row = Neg (o)  d = Identity"
+)
+
+
+def test_a_state_that_nothing_reads_is_no_state_any_more(run_in_onnxruntime):
+    feeds = {"x": np.random.default_rng(1).normal(size=(2, 8)).astype(np.float32), "n": np.array(3, np.int64)}
+    graph = optimize(graph_of_text(COLLECTED))
+    loop = next(node for node in graph.graph if node.op_type == "Loop")
+    assert [value.name for value in loop.inputs] == ["n", "go", "x"]
+    assert [output.name for output in loop.outputs] == ["y", "rows"]
+    y, rows = run_in_onnxruntime(graph, feeds)
+    states = [feeds["x"]]
+    for _ in range(3):
+        states.append(np.tanh(states[-1] @ W))
+    np.testing.assert_allclose(y, states[-1], atol=1e-6)
+    np.testing.assert_allclose(rows, -np.stack(states[1:]), atol=1e-6)
+
+
+def test_a_state_that_each_step_also_collects_stays(run_in_onnxruntime):
+    collected = COLLECTED.replace("row = Neg (o)", "").replace("float[2, 8] row)", "float[8, 8] own)")
+    graph = optimize(graph_of_text(collected.replace("float[?, 2, 8] rows)", "float[?, 8, 8] rows)")))
+    _, rows = run_in_onnxruntime(graph, {"x": np.ones((2, 8), np.float32), "n": np.array(3, np.int64)})
+    np.testing.assert_array_equal(rows, np.stack([W] * 3))
