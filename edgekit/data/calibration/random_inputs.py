@@ -13,6 +13,7 @@ from edgekit.specs import ShapeRange, TensorSpec, specs_at
 __all__ = ["RandomInputs", "is_random"]
 
 _NAME = "random input"
+_BYTES = ("uint8", "int8")
 _LENGTH = re.compile(r"(.*?)_?(len|lens|length|lengths)")
 
 
@@ -37,7 +38,7 @@ class RandomInputs:
         """Creates ``count`` inputs; those of the name ``name`` are integers that are less than ``num_values[name]``."""
         self._count = count
         self._num_values = dict(num_values or {})
-        self.digest = f"random numbers and lengths {count} {sorted(self._num_values.items())}"
+        self.digest = f"random numbers, lengths and bytes {count} {sorted(self._num_values.items())}"
 
     def __len__(self) -> int:
         return self._count
@@ -49,7 +50,8 @@ class RandomInputs:
 
         0 and 1 are valid as a mask and a flag, and as an index of most tables. A length, by its name, is that of the
         input that it belongs to, as ``waveforms_lens`` to ``waveforms``: with a length of 0 or 1, most models of speech
-        compute nothing.
+        compute nothing. Bytes with three or more dimensions are pixels, or quantized values: they have all values of
+        their type.
         Dynamic dimensions have the ``opt`` size of their range in ``shapes``.
         """
         sized = specs_at(inputs, shapes)
@@ -68,9 +70,17 @@ class RandomInputs:
                 elif length:
                     numbers = np.full(sizes, length)
                 else:
-                    numbers = generator.integers(0, 2, sizes)
+                    numbers = generator.integers(*_range(spec), sizes)
                 feeds[spec.name] = np.asarray(numbers).astype(spec.dtype)
             yield f"{_NAME} {index}", feeds
+
+
+def _range(spec: TensorSpec) -> tuple[int, int]:
+    """Returns the least integer of an input, and the first that is too large."""
+    if spec.dtype in _BYTES and len(spec.shape) > 2:
+        limits = np.iinfo(spec.dtype)
+        return int(limits.min), int(limits.max) + 1
+    return 0, 2
 
 
 def _length(spec: TensorSpec, specs: Sequence[TensorSpec]) -> int:

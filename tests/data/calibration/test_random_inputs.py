@@ -89,3 +89,14 @@ def test_a_length_of_nothing_is_a_number_like_others() -> None:
 def test_a_length_of_tokens_is_their_number() -> None:
     specs = [TensorSpec("tokens", "int64", (1, 40)), TensorSpec("input_lengths", "int64", (1,))]
     assert next(RandomInputs(1).feeds(specs, None))[1]["input_lengths"].tolist() == [40]
+
+
+@pytest.mark.parametrize(("dtype", "least", "most"), [("uint8", 0, 255), ("int8", -128, 127)])
+def test_bytes_of_an_image_have_all_values_and_those_of_a_mask_are_0_or_1(dtype: str, least: int, most: int) -> None:
+    specs = [TensorSpec("image", dtype, (1, 48, 48, 3)), TensorSpec("mask", dtype, (1, 400))]
+    arrays = next(RandomInputs(1).feeds(specs, None))[1]
+    assert arrays["image"].dtype == dtype
+    assert (arrays["image"].min(), arrays["image"].max()) == (least, most)
+    assert set(np.unique(arrays["mask"])) == {0, 1}
+    known = next(RandomInputs(1, {"image": 4}).feeds(specs, None))[1]
+    assert set(np.unique(known["image"])) == {0, 1, 2, 3}
