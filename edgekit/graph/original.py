@@ -20,6 +20,7 @@ from onnx.reference import ReferenceEvaluator
 from edgekit.device.cpu import cpu, return_freed_memory
 from edgekit.errors import GraphError
 from edgekit.graph.evaluator import RUNTIME_ERRORS, Evaluator, error_of_runtime, session_options
+from edgekit.graph.load.deprecated import is_unconverted, replace_unconverted
 from edgekit.graph.load.printable_names import with_escaped_names
 from edgekit.graph.load.structure import structure_from_file
 from edgekit.graph.load.walk import nodes_of
@@ -114,7 +115,7 @@ class OnnxOriginal:
         """See `Original.close`; the file is loaded for each `run`, so nothing is kept."""
 
     def _graph(self) -> ir.Model:
-        graph = with_escaped_names(ir.load(self._path))
+        graph = with_escaped_names(self._loaded_graph())
         if self._is_mixed or self._is_exceptional:
             graph = inlined(graph)
         graph = widened(graph) if self._widen else graph
@@ -124,6 +125,13 @@ class OnnxOriginal:
             lower_opset(graph.graph)
         if self._is_exceptional:
             ir.passes.Sequential(InferShapes(), ExplicitSamePads(), PositiveAxes(), TimeFirst())(graph)
+        return graph
+
+    def _loaded_graph(self) -> ir.Model:
+        model = onnx.load_model(self._path, load_external_data=False)
+        replace_unconverted(model)
+        graph = ir.from_proto(model)
+        ir.external_data.set_base_dir(graph.graph, self._path.parent)
         return graph
 
     @cached_property
@@ -208,4 +216,4 @@ def _has_batch_first(node: onnx.NodeProto) -> bool:
     return node.op_type in RECURRENT and any(each.name == "layout" and each.i == 1 for each in node.attribute)
 
 
-_EXCEPTIONS = (_has_same_pads, _has_negative_axes, _has_batch_first)
+_EXCEPTIONS = (_has_same_pads, _has_negative_axes, _has_batch_first, is_unconverted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,8 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from edgekit.errors import DataError, GraphError
+from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.export.original import ModuleOriginal
+from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
+from edgekit.graph.passes import optimize
 
 RANDOM = np.random.default_rng(0)
 
@@ -120,3 +124,24 @@ def test_a_bug_in_a_pass_is_not_hidden_by_the_reference_evaluator(
     path = saved(tmp_path / "m.onnx", [helper.make_node("Neg", ["x"], ["y"])])
     with pytest.raises(KeyError, match="bug"):
         OnnxOriginal(path, widen=True).run([{"x": np.zeros((2, 4), np.float32)}])
+
+
+def test_erfc_of_tensorflow_that_tf2onnx_leaves_in_the_file_is_computed(tmp_path: Path) -> None:
+    """Keras computes the exact GELU with it; neither ONNX nor ONNX Runtime has the operator."""
+    nodes = [
+        helper.make_node("Mul", ["x", "half"], ["h"]),
+        helper.make_node("Neg", ["x"], ["n"]),
+        helper.make_node("Mul", ["n", "root"], ["r"]),
+        helper.make_node("Erfc", ["r"], ["e"], name="erfc"),
+        helper.make_node("Mul", ["h", "e"], ["y"]),
+    ]
+    numbers = {"half": np.float32(0.5), "root": np.float32(math.sqrt(0.5))}
+    path = saved(tmp_path / "keras.onnx", nodes, **{name: np.asarray(number) for name, number in numbers.items()})
+    x = 2 * RANDOM.standard_normal((2, 4)).astype(np.float32)
+    expected = [[0.5 * each * math.erfc(-each * math.sqrt(0.5)) for each in row] for row in x.tolist()]
+    (got,) = OnnxOriginal(path).run([{"x": x}])
+    np.testing.assert_allclose(got["y"], expected, atol=1e-6)
+    graph = graph_from_onnx(path)
+    np.testing.assert_allclose(Evaluator(graph).run({"x": x})["y"], expected, atol=1e-6)
+    assert [node.op_type for node in optimize(graph).graph] == ["Gelu"]
+    np.testing.assert_allclose(Evaluator(graph).run({"x": x})["y"], expected, atol=1e-6)

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-__all__ = ["move_runtime_operators", "replace_deprecated"]
+__all__ = ["is_unconverted", "move_runtime_operators", "replace_deprecated", "replace_unconverted"]
 
 RUNTIME_DOMAIN = "com.microsoft"
 _OF_RUNTIME = {"LayerNormalization": range(1, 17), "SimplifiedLayerNormalization": range(1, 1000)}
@@ -47,6 +47,37 @@ def replace_deprecated(model: onnx.ModelProto) -> None:
     for function in model.functions:
         if _version(function.opset_import) in _WITHDRAWN:
             _replace(function)
+
+
+def is_unconverted(node: onnx.NodeProto) -> bool:
+    """Whether it is an operator of TensorFlow that `replace_unconverted` replaces."""
+    return node.op_type == "Erfc" and node.domain in ("", "ai.onnx")
+
+
+def replace_unconverted(model: onnx.ModelProto) -> None:
+    """Replaces each ``Erfc`` by ``1 - Erf``, in place.
+
+    tf2onnx does not convert it, and leaves TensorFlow's operator in the file: Keras computes the exact GELU with it.
+    """
+    numbers = count()
+    for part in _nested(model.graph):
+        if not any(map(is_unconverted, part.node)):
+            continue
+        types = {value.name: value.type.tensor_type.elem_type for value in (*part.value_info, *part.output)}
+        nodes: list[onnx.NodeProto] = []
+        for node in part.node:
+            if not is_unconverted(node):
+                nodes.append(node)
+                continue
+            stem, result = f"{node.output[0]}_erfc{next(numbers)}", node.output[0]
+            one = helper.make_tensor("value", types.get(result) or onnx.TensorProto.FLOAT, [], [1.0])
+            nodes += [
+                helper.make_node("Constant", [], [f"{stem}_one"], value=one),
+                helper.make_node("Erf", list(node.input), [f"{stem}_erf"], name=node.name),
+                helper.make_node("Sub", [f"{stem}_one", f"{stem}_erf"], [result]),
+            ]
+        del part.node[:]
+        part.node.extend(nodes)
 
 
 def _version(imports: list[onnx.OperatorSetIdProto]) -> int:

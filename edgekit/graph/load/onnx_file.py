@@ -15,7 +15,7 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 from edgekit.errors import EdgeKitError, GraphError
 from edgekit.graph.external_weights import INLINE_BYTES
 from edgekit.graph.load.attributes import require_possible_attributes
-from edgekit.graph.load.deprecated import move_runtime_operators, replace_deprecated
+from edgekit.graph.load.deprecated import move_runtime_operators, replace_deprecated, replace_unconverted
 from edgekit.graph.load.external_data import require_external_data
 from edgekit.graph.load.loops import require_ending_loops
 from edgekit.graph.load.operators import require_known_operators
@@ -87,6 +87,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         require_declared_lengths(tensors_of(model), payloads, path)
         require_bounded_functions(model, path)
         require_external_data(tensors_of(model), path)
+        replace_unconverted(model)
         move_runtime_operators(model)
         if has_functions_of_another_opset(model):
             replace_deprecated(model)

@@ -59,10 +59,11 @@ def _replace(core: ir.Node) -> bool:
         step = with_number(node, value)
         if step is not None:
             factor, offset = factor * step[0], offset * step[0] + step[1]
-        elif node.op_type == "Mul" and x is None and is_close(offset, factor):
+        elif node.op_type == "Mul" and x is None and is_close(offset, abs(factor)):
             other = node.inputs[1] if node.inputs[0] is value else node.inputs[0]
-            x, scale = _gated(core.inputs[0], other, expected)
-            factor, offset = factor * scale, offset * scale
+            # Both functions are odd: of a negative input, as in Keras' erfc(-x / sqrt(2)), they are subtracted.
+            x, scale = _gated(core.inputs[0], other, expected, math.copysign(1.0, factor))
+            factor, offset = abs(factor) * scale, offset * scale
         else:
             return False
         value = node.outputs[0]
@@ -72,11 +73,12 @@ def _replace(core: ir.Node) -> bool:
 
 
 def _gated(
-    source: ir.Value | None, other: ir.Value | None, expected: tuple[tuple[float, ...], ...]
+    source: ir.Value | None, other: ir.Value | None, expected: tuple[tuple[float, ...], ...], sign: float
 ) -> tuple[ir.Value | None, float]:
-    """Returns ``x`` and ``s`` with ``other = s * x``, if ``source`` is one of the polynomials of ``x``."""
+    """Returns ``x`` and ``s`` with ``other = s * x``, if ``source`` is ``sign`` times one of the polynomials of ``x``."""
     for x, scale in scaled_by(other) if other is not None else ():
         found = polynomial(source, x)
+        found = None if found is None else [sign * number for number in found]
         if found is not None and any(len(found) == len(each) and all(map(is_close, found, each)) for each in expected):
             return x, scale
     return None, 0.0

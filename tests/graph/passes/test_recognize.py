@@ -110,6 +110,7 @@ GELU = {
     "halved before": "h = Mul (half, x) a = Mul (x, root_half) e = Erf (a) s = Add (one, e) y = Mul (h, s)",
     "halved between": "a = Mul (x, root_half) e = Erf (a) h = Mul (e, half) s = Add (h, half) y = Mul (s, x)",
     "divided": "a = Div (x, root2) e = Erf (a) s = Add (e, one) h = Div (s, two) y = Mul (h, x)",
+    "Keras": "h = Mul (x, half) n = Neg (x) a = Mul (n, root_half) e = Erf (a) s = Sub (one, e) y = Mul (h, s)",
     "of a scaled value": "v = Mul (x, two) a = Div (v, root2) e = Erf (a) s = Add (e, one) m = Mul (v, s) "
     "y = Mul (m, half)",
 }
@@ -127,6 +128,16 @@ TANH = {
 def test_gelu(run_in_onnxruntime, graph_of, form):
     expected = ["Mul", "Gelu"] if form == "of a scaled value" else ["Gelu"]
     require_same(run_in_onnxruntime, build(graph_of, GELU[form]), expected)
+
+
+def test_gelu_of_the_other_sign_is_none(run_in_onnxruntime, graph_of):
+    text = GELU["Keras"].replace("Sub (one, e)", "Add (one, e)")
+    graph = build(graph_of, text)
+    x = {"x": np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)}
+    before = run_in_onnxruntime(graph, x)
+    graph = optimize(graph)
+    assert "Gelu" not in operators(graph)
+    np.testing.assert_allclose(run_in_onnxruntime(graph, x)[0], before[0], atol=1e-6)
 
 
 @pytest.mark.parametrize("form", TANH)
