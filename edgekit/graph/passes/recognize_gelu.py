@@ -75,10 +75,9 @@ def _replace(core: ir.Node) -> bool:
 def _gated(
     source: ir.Value | None, other: ir.Value | None, expected: tuple[tuple[float, ...], ...], sign: float
 ) -> tuple[ir.Value | None, float]:
-    """Returns ``x`` and ``s`` with ``other = s * x``, if ``source`` is ``sign`` times one of the polynomials of ``x``."""
+    """Returns ``x`` and ``s`` with ``other = s * x``, if ``sign * source`` is one of the polynomials of ``x``."""
     for x, scale in scaled_by(other) if other is not None else ():
-        found = polynomial(source, x)
-        found = None if found is None else [sign * number for number in found]
-        if found is not None and any(len(found) == len(each) and all(map(is_close, found, each)) for each in expected):
+        found = [sign * number for number in polynomial(source, x) or ()]
+        if any(len(found) == len(each) and all(map(is_close, found, each)) for each in expected):
             return x, scale
     return None, 0.0
