@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgekit.lower.float_biases import FloatBiases
+from edgekit.lower.float_bytes import FloatBytes
 from edgekit.lower.norm_of_one_element import NormOfOneElement
 from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
 from edgekit.lower.rewriting import lower
@@ -17,4 +19,4 @@ def use_tensorrt_operators(model: ir.Model) -> bool:
     TensorRT reads graphs with its own parser, also where onnx_ir is not installed, so this is done before a graph is
     written.
     """
-    return lower(model, [QLinearAsQdq(), NormOfOneElement()])
+    return lower(model, [QLinearAsQdq(), FloatBiases(), FloatBytes(), NormOfOneElement()])

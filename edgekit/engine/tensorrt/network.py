@@ -167,9 +167,14 @@ def _graph_error(parser: trt.OnnxParser, log: Any, graph: Path) -> GraphError:
         f"TensorRT cannot take operator '{error.node_operator()}', node '{node}'{module} of {graph.name}: {words}",
         hint=f"the graph was quantized for another target: build it from its float original with "
         f"{argument('precision', 'int8')}"
-        if "zero point" in words.lower() or "zeropoint" in words.lower()
+        if _is_quantization(error.node_operator()) or "zeropoint" in words.lower().replace(" ", "")
         else replace_operator(),
     )
+
+
+def _is_quantization(operator: str) -> bool:
+    """Whether it computes integers of activations, or multiplies them: TensorRT takes these in a few forms only."""
+    return operator in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear") or operator.endswith("Integer")
 
 
 def replace_operator() -> str:

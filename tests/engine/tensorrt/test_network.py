@@ -206,6 +206,14 @@ def test_a_graph_that_was_quantized_for_the_processor_says_so(build: Build) -> N
         build(conv_graph(quantized=True), Precision.INT8)
 
 
+def test_a_graph_with_ranges_of_each_run_says_so(build: Build) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 20]> g (float[2, 4] x) => (float[2, 4] y)
+    { q, s, z = DynamicQuantizeLinear (x)  y = DequantizeLinear (q, s, z) }"""
+    with pytest.raises(GraphError, match="DynamicQuantizeLinear") as caught:
+        build(onnx.parser.parse_model(text), Precision.INT8)
+    assert "quantized for another target" in str(caught.value.hint)
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x08\x0a" * 50], ids=["empty", "text", "numbers"])
 def test_a_file_that_is_not_a_graph_is_rejected(content: bytes, tmp_path: Path, folder: Path) -> None:
     (tmp_path / "graph.onnx").write_bytes(content)
