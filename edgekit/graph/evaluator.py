@@ -181,10 +181,21 @@ def _model_and_weights(graph: ir.Model, also: Sequence[str]) -> tuple[bytes, dic
             # Deleting a slice would leave the values marked as graph outputs; `pop` clears the mark.
             while len(graph.graph.outputs) > len(outputs):
                 graph.graph.outputs.pop()
-    weights = {
-        name: (np.ascontiguousarray(tensor.numpy()), int(tensor.dtype.value)) for name, tensor in removed.items()
-    }
-    return model, weights
+    return model, {name: (_memory(tensor), int(tensor.dtype.value)) for name, tensor in removed.items()}
+
+
+def _memory(tensor: ir.TensorProtocol) -> np.ndarray:
+    """Returns the elements as ONNX Runtime reads them, in an array of the tensor's shape.
+
+    It reads several elements of less than a byte from each byte, and takes the shape from the array: the last bytes of
+    the array are not read then.
+    """
+    if tensor.dtype.bitwidth >= 8:
+        return np.ascontiguousarray(tensor.numpy())
+    packed = np.frombuffer(tensor.tobytes(), np.uint8)
+    memory = np.zeros(tensor.shape.numpy(), np.uint8)
+    memory.reshape(-1)[: packed.size] = packed
+    return memory
 
 
 def error_of_runtime(error: Exception) -> str:

@@ -2,7 +2,8 @@
 
 A module runs in PyTorch (`edgekit.graph.export.original`), an ONNX file in ONNX Runtime without optimizations, or, if
 that cannot run it, in ONNX's reference evaluator. A file in half or double precision is computed in float32, with its
-numbers as they are; functions of another opset than the graph's are inlined, each node in its own opset.
+numbers as they are; functions of another opset than the graph's are inlined, each node in its own opset. Products with
+weights of 4 bits take their activations as floats, whatever ``accuracy_level`` allows.
 """
 
 from __future__ import annotations
@@ -130,6 +131,8 @@ class OnnxOriginal:
     def _loaded_graph(self) -> ir.Model:
         model = onnx.load_model(self._path, load_external_data=False)
         replace_unconverted(model)
+        for node in filter(_rounds_activations, nodes_of(model)):
+            node.attribute.remove(next(each for each in node.attribute if each.name == _ACCURACY))
         graph = ir.from_proto(model)
         ir.external_data.set_base_dir(graph.graph, self._path.parent)
         return graph
@@ -216,4 +219,10 @@ def _has_batch_first(node: onnx.NodeProto) -> bool:
     return node.op_type in RECURRENT and any(each.name == "layout" and each.i == 1 for each in node.attribute)
 
 
-_EXCEPTIONS = (_has_same_pads, _has_negative_axes, _has_batch_first, is_unconverted)
+def _rounds_activations(node: onnx.NodeProto) -> bool:
+    """Whether it lets ONNX Runtime round activations, to 8 bits say: the file means the floats that they are."""
+    return node.op_type == "MatMulNBits" and any(each.name == _ACCURACY for each in node.attribute)
+
+
+_ACCURACY = "accuracy_level"
+_EXCEPTIONS = (_has_same_pads, _has_negative_axes, _has_batch_first, is_unconverted, _rounds_activations)

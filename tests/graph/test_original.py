@@ -145,3 +145,22 @@ def test_erfc_of_tensorflow_that_tf2onnx_leaves_in_the_file_is_computed(tmp_path
     np.testing.assert_allclose(Evaluator(graph).run({"x": x})["y"], expected, atol=1e-6)
     assert [node.op_type for node in optimize(graph).graph] == ["Gelu"]
     np.testing.assert_allclose(Evaluator(graph).run({"x": x})["y"], expected, atol=1e-6)
+
+
+def test_activations_beside_weights_of_4_bits_are_floats_whatever_the_file_allows(tmp_path: Path) -> None:
+    """ONNX Runtime rounds them to 8 bits where the file, as Olive's, has ``accuracy_level=4``."""
+    packed = RANDOM.integers(0, 256, (64, 2, 16)).astype(np.uint8)
+    scales = RANDOM.uniform(0.01, 0.02, (64, 2)).astype(np.float32)
+    how = {"K": 64, "N": 64, "bits": 4, "block_size": 32, "accuracy_level": 4}
+    node = helper.make_node("MatMulNBits", ["x", "b", "s"], ["y"], domain="com.microsoft", **how)
+    value = helper.make_tensor_value_info
+    weights = [numpy_helper.from_array(packed, "b"), numpy_helper.from_array(scales.reshape(-1), "s")]
+    graph = helper.make_graph(
+        [node], "g", [value("x", TensorProto.FLOAT, [3, 64])], [value("y", TensorProto.FLOAT, [3, 64])], weights
+    )
+    opsets = [helper.make_opsetid("", 21), helper.make_opsetid("com.microsoft", 1)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "olive.onnx")
+    levels = np.stack([packed & 15, packed >> 4], axis=-1).reshape(64, 2, 32).astype(np.float32) - 8
+    x = RANDOM.standard_normal((3, 64)).astype(np.float32)
+    (got,) = OnnxOriginal(tmp_path / "olive.onnx").run([{"x": x}])
+    np.testing.assert_allclose(got["y"], x @ (levels * scales[:, :, None]).reshape(64, 64).T, atol=1e-5)
