@@ -25,12 +25,14 @@ from edgekit.graph.load.runtime_operators import require_declared_arguments
 from edgekit.graph.load.sizes import require_bounded_functions, require_declared_lengths
 from edgekit.graph.load.sparse import replace_sparse
 from edgekit.graph.load.structure import Payload, array_at, structure_from_file
+from edgekit.graph.load.tensors_only import require_tensor_inputs, require_tensor_outputs
 from edgekit.graph.load.types import require_known_types
 from edgekit.graph.load.upgrade_opset import upgrade_opset
 from edgekit.graph.load.walk import graphs_in, nodes_of, tensors_of
 from edgekit.graph.opset import lower_opset
 from edgekit.graph.passes.complete_stft import CompleteStft
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
+from edgekit.graph.passes.decompose_ml import DecomposeMl
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
 from edgekit.graph.passes.infer_shapes import INFERENCE_ERRORS, InferShapes
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
@@ -43,16 +45,6 @@ __all__ = ["graph_from_onnx"]
 _HEAD_BYTES = 512
 _FIRST_WITH_OWN_WEIGHTS = 4
 _OLDEST_IR = 10
-_HINT_CUT = (
-    "cut the graph after the operators that read it: "
-    "onnx.utils.extract_model(FILE, NEW_FILE, INPUT_NAMES, OUTPUT_NAMES)"
-)
-_NO_REAL_NUMBERS = {
-    onnx.TensorProto.UNDEFINED: "no type",
-    onnx.TensorProto.STRING: "strings",
-    onnx.TensorProto.COMPLEX64: "complex numbers",
-    onnx.TensorProto.COMPLEX128: "complex numbers",
-}
 _UNREADABLE = (ir.serde.SerdeError, ValueError, OSError)
 """What `ir.from_proto`, `ir.to_proto` and reading weights raise: the first for what contradicts itself."""
 _NAMELESS = frozenset({None, "", "?", "-1", "None"})
@@ -96,8 +88,8 @@ def graph_from_onnx(path: Path) -> ir.Model:
         require_declared_arguments(nodes_of(model), path)
         require_known_types(nodes_of(model), path)
         require_ending_loops(model, path)
-        _require_tensor_inputs(model, path)
-        _require_tensor_outputs(model, path)
+        require_tensor_inputs(model, path)
+        require_tensor_outputs(model, path)
         replace_deprecated(model)
         _use_types_of_inputs(model)
     except TypeError as e:  # protobuf returns a string that is not UTF-8 as bytes
@@ -157,7 +149,7 @@ def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
     # One by one: a sequence of passes would hide the error that one raises.
-    passes = (PositiveAxes(), TimeFirst(), DequantizeWeights(), DecomposeContrib())
+    passes = (PositiveAxes(), TimeFirst(), DequantizeWeights(), DecomposeContrib(), DecomposeMl())
     changes = [each(graph).modified for each in passes]
     if any(changes):
         InferShapes()(graph)
@@ -267,46 +259,6 @@ def _with_output_shapes(model: onnx.ModelProto) -> Iterator[None]:
 
 def _is_typeless_tensor(kind: onnx.TypeProto) -> bool:
     return kind.HasField("tensor_type") and kind.tensor_type.elem_type == onnx.TensorProto.UNDEFINED
-
-
-def _require_tensor_inputs(model: onnx.ModelProto, path: Path) -> None:
-    weights = {tensor.name for tensor in model.graph.initializer}
-    for value in model.graph.input:
-        if value.name in weights:
-            continue
-        kind = value.type.WhichOneof("value")
-        if kind != "tensor_type":
-            raise GraphError(
-                f"{path}: input '{value.name}': expected a tensor, got {(kind or 'no type').split('_')[0]}",
-                hint=f"export the model with tensors as inputs, or {_HINT_CUT}",
-            )
-        if value.type.tensor_type.elem_type in _NO_REAL_NUMBERS:
-            raise GraphError(
-                f"{path}: input '{value.name}': expected a tensor of real numbers, got "
-                f"{_NO_REAL_NUMBERS[value.type.tensor_type.elem_type]}",
-                hint=_HINT_CUT,
-            )
-        if not value.type.tensor_type.HasField("shape"):
-            raise GraphError(
-                f"{path}: input '{value.name}': expected a fixed number of dimensions, got a dynamic rank",
-                hint="export the model with the input's shape",
-            )
-
-
-def _require_tensor_outputs(model: onnx.ModelProto, path: Path) -> None:
-    producers = {name: node for node in model.graph.node for name in node.output}
-    for value in model.graph.output:
-        kind = value.type.WhichOneof("value") or "tensor_type"
-        strings = kind == "tensor_type" and value.type.tensor_type.elem_type == onnx.TensorProto.STRING
-        if kind == "tensor_type" and not strings:
-            continue
-        node = producers.get(value.name)
-        by = f" of node '{node.name or node.output[0]}' ({node.op_type})" if node is not None else ""
-        got = "strings" if strings else kind.split("_")[0]
-        raise GraphError(
-            f"{path}: output '{value.name}'{by}: expected a tensor of numbers, got {got}",
-            hint="cut the graph before it: onnx.utils.extract_model(FILE, NEW_FILE, INPUT_NAMES, OUTPUT_NAMES)",
-        )
 
 
 def _use_types_of_inputs(model: onnx.ModelProto) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-import numpy as np
 import onnx_ir as ir
+
+from edgekit.graph.passes.decomposing import Parts, replace_by
 
 __all__ = ["DecomposeContrib"]
 
@@ -30,58 +31,12 @@ class DecomposeContrib(ir.passes.InPlacePass):
         for node in list(model.graph.all_nodes()):
             decompose = _TABLE.get(node.op_type) if node.domain == _DOMAIN else None
             if decompose is not None:
-                parts = _Parts(node)
+                parts = Parts(node)
                 outputs = decompose(node, parts)
                 if outputs is not None:
-                    _replace(node, parts.nodes, outputs)
+                    replace_by(node, parts.nodes, outputs)
                     modified = True
         return ir.passes.PassResult(model, modified=modified)
-
-
-class _Parts:
-    """The nodes that replace ``node``, in order."""
-
-    def __init__(self, node: ir.Node) -> None:
-        self.nodes: list[ir.Node] = []
-        self._name = node.name or node.outputs[0].name or ""
-
-    def add(self, operator: str, *inputs: ir.Value | None, **attributes: int | float | str | Sequence[int]) -> ir.Value:
-        main = operator in ("Conv", "Gemm", "MatMul")
-        name = self._name if main else f"{self._name}.{operator.lower()}_{len(self.nodes)}"
-        node = ir.node(operator, inputs, attributes=attributes or None, name=name)
-        node.outputs[0].name = f"{self._name}.{operator.lower()}_{len(self.nodes)}.out"
-        self.nodes.append(node)
-        return node.outputs[0]
-
-    def product(
-        self, operator: str, source: ir.Node, inputs: Sequence[ir.Value | None], drop: Sequence[str]
-    ) -> ir.Value:
-        """Adds ``operator`` with the attributes of ``source`` except those in ``drop``."""
-        value = self.add(operator, *inputs)
-        for attribute in source.attributes.values():
-            if attribute.name not in drop:
-                self.nodes[-1].attributes[attribute.name] = attribute
-        return value
-
-    def number(self, value: float) -> ir.Value:
-        """Adds a float32 scalar."""
-        result = self.add("Constant")
-        self.nodes[-1].attributes["value"] = ir.AttrTensor("value", ir.tensor(np.array(value, np.float32)))
-        return result
-
-
-def _replace(node: ir.Node, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value | None]) -> None:
-    graph = node.graph
-    assert graph is not None
-    graph.insert_before(node, list(nodes))
-    for old, new in zip(node.outputs, outputs, strict=False):
-        if new is None:
-            continue
-        name = old.name
-        new.type, new.shape = old.type, old.shape
-        old.replace_all_uses_with(new, replace_graph_outputs=True)
-        old.name, new.name = None, name
-    graph.remove(node, safe=True)
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:
@@ -94,14 +49,14 @@ def _is_used(node: ir.Node, index: int) -> bool:
     return bool(node.outputs[index].uses()) or node.outputs[index].is_graph_output()
 
 
-def _fused_conv(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+def _fused_conv(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     total = parts.product("Conv", node, [*node.inputs[:2], _input(node, 2)], _ACTIVATION_ATTRIBUTES)
     if (added := _input(node, 3)) is not None:
         total = parts.add("Add", total, added)
     return _activated(node, parts, total, node.attributes.get_floats("activation_params", ()))
 
 
-def _fused_gemm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+def _fused_gemm(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     total = parts.product("Gemm", node, node.inputs, _ACTIVATION_ATTRIBUTES)
     names = ("activation_alpha", "activation_beta")
     given = [node.attributes.get_float(name, 0.0) for name in names if name in node.attributes]
@@ -109,7 +64,7 @@ def _fused_gemm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | Non
 
 
 def _activated(
-    node: ir.Node, parts: _Parts, value: ir.Value, params: Sequence[float]
+    node: ir.Node, parts: Parts, value: ir.Value, params: Sequence[float]
 ) -> Sequence[ir.Value | None] | None:
     """Adds the activation function that the attributes of ``node`` name."""
     name = node.attributes.get_string("activation", "")
@@ -122,7 +77,7 @@ def _activated(
     return None if name else [value]
 
 
-def _fused_matmul(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+def _fused_matmul(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     if any(node.attributes.get_int(name, 0) for name in ("transBatchA", "transBatchB")):
         return None
     factors = []
@@ -136,7 +91,7 @@ def _fused_matmul(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | N
     return [product if alpha == 1.0 else parts.add("Mul", product, parts.number(alpha))]
 
 
-def _turned(value: ir.Value | None, parts: _Parts) -> ir.Value | None:
+def _turned(value: ir.Value | None, parts: Parts) -> ir.Value | None:
     """Swaps the last two axes; None if the rank is unknown."""
     constant = value.const_value if value is not None else None
     shape = constant.shape if constant is not None else value.shape if value is not None else None
@@ -147,27 +102,27 @@ def _turned(value: ir.Value | None, parts: _Parts) -> ir.Value | None:
     return parts.add("Transpose", value, perm=order)
 
 
-def _gelu(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+def _gelu(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     return [parts.add("Gelu", _biased(node, 1, parts), approximate="tanh" if node.op_type == "FastGelu" else "none")]
 
 
-def _biased(node: ir.Node, index: int, parts: _Parts, value: ir.Value | None = None) -> ir.Value | None:
+def _biased(node: ir.Node, index: int, parts: Parts, value: ir.Value | None = None) -> ir.Value | None:
     value = node.inputs[0] if value is None else value
     bias = _input(node, index)
     return value if bias is None else parts.add("Add", value, bias)
 
 
-def _quick_gelu(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+def _quick_gelu(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     value = node.inputs[0]
     scaled = parts.add("Mul", value, parts.number(node.attributes.get_float("alpha", 1.702)))
     return [parts.add("Mul", value, parts.add("Sigmoid", scaled))]
 
 
-def _bias_add(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+def _bias_add(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     return [parts.add("Add", parts.add("Add", node.inputs[0], node.inputs[1]), node.inputs[2])]
 
 
-def _skip_layer_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+def _skip_layer_norm(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     if _is_used(node, 1) or _is_used(node, 2):
         return None
     total = _biased(node, 4, parts, parts.add("Add", node.inputs[0], node.inputs[1]))
@@ -176,7 +131,7 @@ def _skip_layer_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] 
     return [result, None, None, total]
 
 
-def _layer_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+def _layer_norm(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     result = parts.product("LayerNormalization", node, node.inputs, ())
     norm = parts.nodes[-1]
     norm.resize_outputs(len(node.outputs))
@@ -185,7 +140,7 @@ def _layer_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | Non
     return norm.outputs
 
 
-def _embed_layer_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+def _embed_layer_norm(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     ids, segments, words, positions, of_segments, scale, shift = node.inputs[:7]
     mask, given_positions = _input(node, 7), _input(node, 8)
     zero, one = (parts.add("Constant", value_ints=[number]) for number in (0, 1))
@@ -208,7 +163,7 @@ def _embed_layer_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None]
     return [result, lengths, total]
 
 
-def _skip_rms_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+def _skip_rms_norm(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     if _is_used(node, 1) or _is_used(node, 2):
         return None
     total = _biased(node, 3, parts, parts.add("Add", node.inputs[0], node.inputs[1]))
@@ -216,7 +171,7 @@ def _skip_rms_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | 
     return [_rms_norm_of(total, node.inputs[2], [-1], epsilon, parts)[0], None, None, total]
 
 
-def _rms_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
+def _rms_norm(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     total, axis = node.inputs[0], node.attributes.get_int("axis", -1)
     rank = len(total.shape) if total is not None and total.shape is not None else 0
     if axis != -1 and not rank:
@@ -226,7 +181,7 @@ def _rms_norm(node: ir.Node, parts: _Parts) -> Sequence[ir.Value | None] | None:
 
 
 def _rms_norm_of(
-    total: ir.Value | None, scale: ir.Value | None, axes: Sequence[int], epsilon: float, parts: _Parts
+    total: ir.Value | None, scale: ir.Value | None, axes: Sequence[int], epsilon: float, parts: Parts
 ) -> tuple[ir.Value, ir.Value]:
     """Returns the normalized value, and the inverse of what it was divided by."""
     last = parts.add("Constant", value_ints=axes)
@@ -236,7 +191,7 @@ def _rms_norm_of(
     return parts.add("Mul", normal, scale), parts.add("Reciprocal", size)
 
 
-_TABLE: dict[str, Callable[[ir.Node, _Parts], Sequence[ir.Value | None] | None]] = {
+_TABLE: dict[str, Callable[[ir.Node, Parts], Sequence[ir.Value | None] | None]] = {
     "BiasAdd": _bias_add,
     "BiasGelu": _gelu,
     "EmbedLayerNormalization": _embed_layer_norm,

@@ -420,3 +420,16 @@ def test_error_on_a_file_that_is_nested_too_deep(tmp_path: Path) -> None:
     (tmp_path / "m.onnx").write_bytes(bytes([8, 8, 7 << 3 | 2]) + b"\x80\x80\x04" + content.ljust(1 << 16, b"\0"))
     with pytest.raises(GraphError, match="expected an ONNX file"):
         graph_from_onnx(tmp_path / "m.onnx")
+
+
+def test_an_output_of_maps_is_refused_with_the_option_of_the_exporter(tmp_path):
+    zipmap = helper.make_node("ZipMap", ["x"], ["y"], domain="ai.onnx.ml", classlabels_int64s=[0, 1])
+    kind = helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.INT64, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    )
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])]
+    graph = helper.make_graph([zipmap], "g", inputs, [helper.make_value_info("y", kind)])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    with pytest.raises(GraphError, match=r"output 'y' of node 'y' \(ZipMap\): expected a tensor") as e:
+        graph_from_onnx(written(tmp_path, helper.make_model(graph, opset_imports=opsets, ir_version=8)))
+    assert "'zipmap': False" in e.value.hint
