@@ -45,6 +45,7 @@ __all__ = ["graph_from_onnx"]
 _HEAD_BYTES = 512
 _FIRST_WITH_OWN_WEIGHTS = 4
 _OLDEST_IR = 10
+_ROUNDS = 10
 _UNREADABLE = (ir.serde.SerdeError, ValueError, OSError)
 """What `ir.from_proto`, `ir.to_proto` and reading weights raise: the first for what contradicts itself."""
 _NAMELESS = frozenset({None, "", "?", "-1", "None"})
@@ -149,9 +150,14 @@ def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
     # One by one: a sequence of passes would hide the error that one raises.
-    passes = (PositiveAxes(), TimeFirst(), DequantizeWeights(), DecomposeContrib(), DecomposeMl())
+    passes = (PositiveAxes(), TimeFirst(), DequantizeWeights(), DecomposeContrib())
     changes = [each(graph).modified for each in passes]
     if any(changes):
+        InferShapes()(graph)
+    # Of most operators of ai.onnx.ml, no types are inferred: those behind one are known when that is replaced.
+    for _ in range(_ROUNDS):
+        if not DecomposeMl()(graph).modified:
+            break
         InferShapes()(graph)
     return graph
 

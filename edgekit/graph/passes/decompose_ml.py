@@ -112,9 +112,11 @@ def _normalizer(node: ir.Node, parts: Parts) -> Sequence[ir.Value] | None:
 
 def _selected(node: ir.Node, parts: Parts) -> Sequence[ir.Value] | None:
     data, places = node.inputs
-    if _rank(node) < 2:
+    rank = _rank(node)
+    if not rank:
         return None
-    return [parts.add("Gather", data, parts.add("Reshape", places, parts.array(np.asarray([-1]))), axis=-1)]
+    columns = parts.add("Gather", data, parts.add("Reshape", places, parts.array(np.asarray([-1]))), axis=-1)
+    return [columns if rank > 1 else parts.add("Reshape", columns, parts.array(np.asarray([1, -1])))]
 
 
 def _binarizer(node: ir.Node, parts: Parts) -> Sequence[ir.Value]:

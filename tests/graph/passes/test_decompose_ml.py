@@ -26,7 +26,7 @@ LABELS = [7, 3, 5]
 def node_of(
     operator: str, outputs: Sequence[str] = ("y",), inputs: Sequence[str] = ("x",), **how: Any
 ) -> onnx.NodeProto:
-    return helper.make_node(operator, inputs, outputs, name="ml", domain="ai.onnx.ml", **how)
+    return helper.make_node(operator, inputs, outputs, name=f"{outputs[-1]}_node", domain="ai.onnx.ml", **how)
 
 
 NODES = {
@@ -106,6 +106,34 @@ def test_forms_that_depend_on_onnxruntime_stay(form: str, tmp_path: Path) -> Non
     assert [node.domain for node in graph.graph] == ["ai.onnx.ml"]
 
 
+def test_an_element_of_a_vector_is_selected_behind_another_operator_of_the_domain(tmp_path: Path) -> None:
+    """So skl2onnx writes the label of a neural network: ArgMax, and the names of the classes by its index."""
+    nodes = [
+        node_of("Scaler", ["scaled"], offset=[0.5], scale=[2.0]),
+        helper.make_node("Identity", ["scaled"], ["kept"]),
+        node_of("Normalizer", ["rows"], ["kept"], norm="L2"),
+        helper.make_node("ArgMax", ["rows"], ["best"], axis=1, keepdims=0),
+        node_of("ArrayFeatureExtractor", ["y"], ["classes", "best"]),
+    ]
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [value("x", TensorProto.FLOAT, [5, 4])],
+        [value("y", TensorProto.INT64, None)],
+        [numpy_helper.from_array(np.asarray([30, 10, 20, 40]), "classes")],
+    )
+    opsets = [helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", 3)]
+    path = tmp_path / "network.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
+    expected = by_onnxruntime(path, X)["y"]
+    loaded = graph_from_onnx(path)
+    assert {node.domain for node in loaded.graph} == {""}
+    got = Evaluator(loaded).run({"x": X})["y"]
+    assert got.shape == expected.shape == (1, 5)
+    np.testing.assert_array_equal(got, expected)
+
+
 def test_a_linear_model_is_a_product_of_its_name(tmp_path: Path) -> None:
     graph = graph_from_onnx(saved(tmp_path / "ml.onnx", NODES["LinearRegressor"], X))
-    assert [node.name for node in graph.graph if node.op_type == "MatMul"] == ["ml"]
+    assert [node.name for node in graph.graph if node.op_type == "MatMul"] == ["y_node"]
