@@ -12,6 +12,7 @@ from edgekit.graph.passes.explicit_same_pads import ExplicitSamePads
 from edgekit.graph.passes.fold_affine import FoldAffine
 from edgekit.graph.passes.fold_constants import FoldConstants
 from edgekit.graph.passes.fold_focus import FoldFocus
+from edgekit.graph.passes.fold_gemm_factors import FoldGemmFactors
 from edgekit.graph.passes.fold_into_table import FoldIntoTable
 from edgekit.graph.passes.fold_pad import FoldPad
 from edgekit.graph.passes.fold_selections import FoldSelections
@@ -45,6 +46,7 @@ __all__ = [
     "FoldAffine",
     "FoldConstants",
     "FoldFocus",
+    "FoldGemmFactors",
     "FoldIntoTable",
     "FoldPad",
     "FoldSelections",
@@ -130,6 +132,7 @@ def _optimize(graph: ir.Model) -> None:
             FoldIntoTable(),
             FoldPad(),
             FoldFocus(),
+            FoldGemmFactors(),
             FoldAffine(),
             RemoveDead(),
         ],
