@@ -17,6 +17,7 @@ from edgekit.graph.convolutions_in_file import MAX_BLOCKED
 from edgekit.graph.external_weights import WEIGHTS, external_weights
 from edgekit.graph.memory import require_fitting_memory
 from edgekit.graph.operators import needs_its_layout
+from edgekit.graph.packing import leave_weights_unpacked
 from edgekit.interrupts import run_options
 from edgekit.scratch import scratch_folder
 from edgekit.telemetry import import_onnxruntime
@@ -87,7 +88,7 @@ class Evaluator:
         if not optimized and len(graph.graph.initializers) > MANY_WEIGHTS:
             options.optimized_model_filepath = os.devnull
         if not packed:
-            options.add_session_config_entry("session.disable_prepacking", "1")
+            leave_weights_unpacked(options, nodes=len(graph.graph))
         disabled = _MOVING if any(map(needs_its_layout, graph.graph.all_nodes())) else []
         model, self._weights = _model_and_weights(graph, also)
         try:
