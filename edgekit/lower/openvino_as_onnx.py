@@ -34,6 +34,7 @@ from edgekit.lower.separate_tied_weights import SeparateTiedWeights
 from edgekit.lower.sort_top_k import SortTopK
 from edgekit.lower.stop_dequantizers import STOPPING, StopDequantizers
 from edgekit.lower.truncate_to_integers import TRUNCATING, TruncateToIntegers
+from edgekit.lower.vectors_as_matrices import VectorsAsMatrices
 from edgekit.lower.widen_padded_points import WidenPaddedPoints
 from edgekit.lower.wrap_integers import WRAPPING, WrapIntegers
 from edgekit.lower.wrap_pads import WrapPads
@@ -54,6 +55,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
     norms = [ReduceOfNoAxes(operator) for operator in ("ReduceL1", "ReduceL2", "ReduceLogSum")]
     others = [ReplaceHardSigmoid(), SeparateTiedWeights(), CutGatheredElements(), DftOverFirstAxis(), SortTopK()]
     others += [WrapPads(), RangeOfNothing(), FullRankSlopes(), GatherOneAfterProduct(), AddBiasToScores()]
+    others += [VectorsAsMatrices()]
     integers = [*map(WrapIntegers, WRAPPING), *map(TruncateToIntegers, TRUNCATING), PowerAsProduct()]
     comparisons = [CompareAsLess("Greater"), CompareAsLess("GreaterOrEqual"), CompareWithZero()]
     extrema = map(KeepInfinity, ("ReduceMax", "ReduceMin"))
