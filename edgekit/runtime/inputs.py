@@ -7,7 +7,7 @@ from typing import Any, TypeAlias, TypeGuard
 
 import numpy as np
 
-from edgekit.arguments import argument, in_shell
+from edgekit.arguments import argument, either
 from edgekit.device.cuda.arrays import ForeignArray
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError, nearest
@@ -108,4 +108,4 @@ def _shape_hint(got: tuple[int, ...], expected: Sequence[Size | str], rebuild: s
         return f"build it with {argument('shape', got[2:4])}"
     if not rebuild:
         return ""
-    return f"build it for {'another range' if ranged else 'another shape'}: {in_shell(rebuild)}"
+    return f"build it for {'another range' if ranged else 'another shape'}{either('', ', in a shell')}: {rebuild}"

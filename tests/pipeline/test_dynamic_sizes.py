@@ -278,7 +278,7 @@ def test_error_on_an_input_out_of_range(pixels: Path, shape: tuple[int, ...]) ->
         assert caught.value.message == (
             f"input 'x': expected float32 (1, 3, 8:16:24, 8:16:24), got ({', '.join(map(str, shape))})"
         )
-        assert caught.value.hint.startswith("build it for another range: edgekit build ")
+        assert caught.value.hint.startswith("build it for another range, in a shell: edgekit build ")
 
 
 def test_an_image_is_resized_to_the_opt_size(pixels: Path) -> None:

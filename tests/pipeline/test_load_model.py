@@ -275,7 +275,7 @@ def test_an_input_may_say_its_element_type(source: Callable[..., LoadedModel], n
         (nn.Linear(3, 4), {}, "expected example inputs or their shapes, got none", "input={'': (1, 3, 224, 224)}"),
         (nn.Linear(3, 4), {"shape": (1, 3)}, "shape goes with recipes and ONNX files", "input={'': (1, 3, 224, 224)}"),
         (nn.Linear(3, 4), {"input": {"": (1, 3)}, "opset": 9}, "opset: .*, got 9", "leave it out"),
-        (5, {"input": {"": (1, 3)}}, r"expected a torch\.nn\.Module, or text that names a model, got int", "ONNX"),
+        (5, {"input": {"": (1, 3)}}, r"expected a torch\.nn\.Module, or text that names a model, got 5", "ONNX"),
     ],
 )
 def test_the_error_on_a_module_that_cannot_be_exported_has_a_hint(

@@ -170,11 +170,6 @@ def test_grouped_convolutions_are_not_a_stem(graph_of, weights):
         ("(float[4, 4] x) => (float[4, 4] y) { y = MatMul (m, x) }", "its first factor is constant"),
         ("(float[4, 4] x) => (float[4] y) { y = MatMul (x, v) }", "its weights are a vector"),
         ("(float[4] x) => (float[4] y) { y = MatMul (x, m) }", "its input is a vector"),
-        ("(float[4, 4] x) => (float[4, 4] y) { y = Gemm <alpha = 0.5> (x, m) }", "it scales or transposes its factors"),
-        (
-            "(float[4, 4] x) => (float[4, 4] y) { y = Gemm <beta = 0.5> (x, m, v) }",
-            "it scales or transposes its factors",
-        ),
         ("(float[4, 4] x) => (float[4, 4] y) { y = Gemm <transA = 1> (x, m) }", "it scales or transposes its factors"),
         ("(double[4, 4] x) => (double[4, 4] y) { y = MatMul (x, x) }", "its inputs are not float32"),
     ],

@@ -143,11 +143,19 @@ def test_values_that_a_model_marks_as_missing_have_no_part_in_a_range(graph_of, 
 def test_a_nan_beside_missing_values_is_an_error(graph_of):
     nan = np.full((1, 3), np.nan, np.float32)
     graph = graph_of(
-        "g (float[1, 3] x) => (float[1, 3] y, float[1, 3] z) { r = Sqrt(x) y = Neg(r) m = Max(x, nan) z = Neg(m) }",
+        """g (float[1, 3] x) => (float[1, 3] y, float[1, 3] z)
+        { r = Sqrt(x) y = Neg(r) m = Where(known, x, nan) z = Neg(m) }""",
         nan=nan,
+        known=np.array([[True, False, True]]),
     )
     with pytest.raises(CalibrationError, match="tensor 'r' has a NaN"):
         collected(graph, [("bad.npz", {"x": np.array([[-1, 1, 2]], np.float32)})])
+
+
+def test_a_nan_in_weights_is_no_missing_value(graph_of):
+    graph = graph_of("g (float[1, 3] x) => (float[1, 3] y) { y = MatMul(x, w) }", w=np.full((3, 3), np.nan, np.float32))
+    with pytest.raises(CalibrationError, match="tensor 'y' has a NaN"):
+        collected(graph, [("good.npz", {"x": np.ones((1, 3), np.float32)})])
 
 
 @pytest.mark.parametrize(("name", "hint"), [("bad.jpg", "check its weights"), ("random input 0", "fix an input")])
