@@ -17,6 +17,7 @@ from edgekit.engine.backend import backend, build_options_of
 from edgekit.engine.bundle.manifest import Verification
 from edgekit.errors import AccuracyError, GraphError
 from edgekit.graph.evaluator import Evaluator
+from edgekit.pipeline.amplification import Run, amplifies_rounding
 from edgekit.pipeline.inputs import Inputs
 from edgekit.pipeline.loaded_model import LoadedModel
 from edgekit.pipeline.precision import TypedGraph
@@ -52,16 +53,11 @@ QUANTIZED = Limits(20.0, 0.5, 20.0)
 OTHER_ROWS_DB = 3.0
 """Ratios of matched rows differ by this much between a graph and its engine, because each selects rows of its own."""
 NAMED_LAYERS = 3
-ROUNDING = 2.0**-23
-"""Relative distance of two float32 numbers that are neighbours."""
-AMPLIFIED_DB = 10.0
-"""A float stage may keep this much less than the original keeps of its own outputs when its inputs are rounded."""
 
 PARTS = "; the first value that differs is '{value}', of {op_type} '{node}'"
 
 Arrays: TypeAlias = "Mapping[str, np.ndarray]"
 Parting: TypeAlias = "Callable[[], str]"
-Run: TypeAlias = "Callable[[Sequence[Arrays]], Sequence[Arrays]]"
 Sets: TypeAlias = "Sequence[Sequence[Arrays]]"
 """Outputs or inputs: those of the opt shapes, then those of the min and max shapes."""
 
@@ -252,6 +248,7 @@ class Verifier:
         parting: Parting,
         right: Run | None,
     ) -> None:
+        feeds = self.inputs.feeds[:COMPARED_ON_CPU]
         hint = _hint(precision, quantized=self.model.quantized)
         try:
             refuse_noise(noise, limits, what=what, reference=self.reference.name, hint=hint)
@@ -261,7 +258,11 @@ class Verifier:
             elif precision is not Precision.FP32 and not self.model.trained and not any(each.shapes for each in noise):
                 # Outputs of random weights mean nothing, so quantization cannot spoil them, but for their shapes.
                 self.progress.note(f"{e.message}; this is no error because the weights are random")
-            elif precision is Precision.FP32 and right is not None and self._amplifies(right, noise, limits):
+            elif (
+                precision is Precision.FP32
+                and right is not None
+                and amplifies_rounding(right, feeds, self.reference.forms, noise, limits)
+            ):
                 self.progress.note(
                     f"{e.message}; this is no error because the model keeps no more of its own outputs when its inputs "
                     f"change by the rounding of float32. Inputs of your own task ({argument('calib', like='DIR')}) may "
@@ -269,19 +270,6 @@ class Verifier:
                 )
             else:
                 raise AccuracyError(e.message + parting(), hint=e.hint) from e
-
-    def _amplifies(self, right: Run, noise: Sequence[OutputNoise], limits: Limits) -> bool:
-        """Returns whether the right outputs change as much as a stage's do, when inputs move to the next float32.
-
-        A recurrent network may be chaotic on inputs that it was not trained for: what differs in the last bit of the
-        first step differs everywhere in the last one. Each output that is beyond the limits, and each part of one, is
-        compared with itself.
-        """
-        feeds, generator = self.inputs.feeds[:COMPARED_ON_CPU], np.random.default_rng(0)
-        moved = [{name: _moved(array, generator) for name, array in feed.items()} for feed in feeds]
-        found = noise_of_outputs(right(feeds), right(moved), self.reference.forms)
-        own = {(each.output, each.part): each for each in found}
-        return all(_keeps_as_much(each, own.get((each.output, each.part)), limits) for each in noise)
 
     def _in_graph(self, feeds: Sequence[Arrays]) -> Sequence[Arrays]:
         evaluator = _evaluator(self.model.graph)
@@ -341,25 +329,6 @@ class Verifier:
             integers=nodes_on_integers(typed.graph),
             scaled=True,
         )
-
-
-def _moved(array: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """Returns floats that are the next smaller or larger float32; other arrays as they are."""
-    if array.dtype.kind != "f":
-        return array
-    return (array * (1 + ROUNDING * generator.choice((-1, 1), array.shape))).astype(array.dtype)
-
-
-def _keeps_as_much(noise: OutputNoise, own: OutputNoise | None, limits: Limits) -> bool:
-    """Returns whether an output is within its limits, or near what the model keeps of it by itself."""
-    if noise.shapes:
-        return False
-    own_db, own_agreement = (own.sqnr_db, own.agreement) if own is not None else (None, None)
-    if noise.sqnr_db is not None and noise.sqnr_db < limits.refused_db:
-        return own_db is not None and noise.sqnr_db > own_db - AMPLIFIED_DB
-    if noise.agreement is not None and noise.agreement < limits.refused_agreement:
-        return own_agreement is not None and noise.agreement >= own_agreement
-    return True
 
 
 def _nowhere() -> str:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgekit.graph.passes.decomposing import Parts, replace_by
+from edgekit.graph.passes.decomposing import DecomposePass, Decomposition, Parts
 
 __all__ = ["DecomposeContrib"]
 
-_DOMAIN = "com.microsoft"
 _ACTIVATION_ATTRIBUTES = ("activation", "activation_params", "activation_alpha", "activation_beta", "activation_gamma")
 
 
-class DecomposeContrib(ir.passes.InPlacePass):
+class DecomposeContrib(DecomposePass):
     """Replaces fused operators of ONNX Runtime by the ONNX operators that they were made from.
 
     Files that ONNX Runtime or its transformer optimizer has written contain them. Other targets do not know them, and
@@ -26,17 +25,8 @@ class DecomposeContrib(ir.passes.InPlacePass):
         do those with outputs or options that ONNX has no operator for, or with an unknown rank where it matters.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in list(model.graph.all_nodes()):
-            decompose = _TABLE.get(node.op_type) if node.domain == _DOMAIN else None
-            if decompose is not None:
-                parts = Parts(node)
-                outputs = decompose(node, parts)
-                if outputs is not None:
-                    replace_by(node, parts.nodes, outputs)
-                    modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    def __init__(self) -> None:
+        super().__init__("com.microsoft", _TABLE)
 
 
 def _input(node: ir.Node, index: int) -> ir.Value | None:
@@ -191,7 +181,7 @@ def _rms_norm_of(
     return parts.add("Mul", normal, scale), parts.add("Reciprocal", size)
 
 
-_TABLE: dict[str, Callable[[ir.Node, Parts], Sequence[ir.Value | None] | None]] = {
+_TABLE: dict[str, Decomposition] = {
     "BiasAdd": _bias_add,
     "BiasGelu": _gelu,
     "EmbedLayerNormalization": _embed_layer_norm,

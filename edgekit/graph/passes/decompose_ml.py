@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.graph.passes.decomposing import Parts, replace_by
+from edgekit.graph.passes.decomposing import DecomposePass, Decomposition, Parts
 
 __all__ = ["DecomposeMl"]
 
-_DOMAIN = "ai.onnx.ml"
 _INTEGERS_OR_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.INT32, ir.DataType.INT64})
 
 
-class DecomposeMl(ir.passes.InPlacePass):
+class DecomposeMl(DecomposePass):
     """Replaces operators of ``ai.onnx.ml`` that are arithmetic: scaled inputs, linear models, norms, selected columns.
 
     skl2onnx and onnxmltools write them. Only ONNX Runtime has them, and none is quantized. The formulas are in ONNX's
@@ -26,18 +25,12 @@ class DecomposeMl(ir.passes.InPlacePass):
         classes that are texts, and forms whose results depend on ONNX Runtime.
     """
 
-    def call(self, model: ir.Model) -> ir.passes.PassResult:
-        modified = False
-        for node in list(model.graph.all_nodes()):
-            decompose = _TABLE.get(node.op_type) if node.domain == _DOMAIN else None
-            if decompose is None or node.inputs[0] is None or node.inputs[0].dtype not in _INTEGERS_OR_FLOATS:
-                continue
-            parts = Parts(node)
-            outputs = decompose(node, parts)
-            if outputs is not None:
-                replace_by(node, parts.nodes, outputs)
-                modified = True
-        return ir.passes.PassResult(model, modified=modified)
+    def __init__(self) -> None:
+        super().__init__("ai.onnx.ml", _TABLE)
+
+    def takes(self, node: ir.Node) -> bool:
+        """See `DecomposePass.takes`."""
+        return node.inputs[0] is not None and node.inputs[0].dtype in _INTEGERS_OR_FLOATS
 
 
 def _floats(node: ir.Node, parts: Parts) -> ir.Value | None:
@@ -124,7 +117,7 @@ def _binarizer(node: ir.Node, parts: Parts) -> Sequence[ir.Value]:
     return [parts.add("Cast", larger, to=ir.DataType.FLOAT.value)]
 
 
-_TABLE: dict[str, Callable[[ir.Node, Parts], Sequence[ir.Value] | None]] = {
+_TABLE: dict[str, Decomposition] = {
     "ArrayFeatureExtractor": _selected,
     "Binarizer": _binarizer,
     "LinearClassifier": _linear_classifier,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["Parts", "replace_by"]
+__all__ = ["DecomposePass", "Decomposition", "Parts"]
 
 
 class Parts:
@@ -47,7 +47,36 @@ class Parts:
         return result
 
 
-def replace_by(node: ir.Node, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value | None]) -> None:
+Decomposition = Callable[[ir.Node, Parts], Sequence[ir.Value | None] | None]
+"""Adds the nodes that replace a node, and returns its outputs: None for one that nothing reads; None if it stays."""
+
+
+class DecomposePass(ir.passes.InPlacePass):
+    """Replaces operators of a domain by several others each, in subgraphs too."""
+
+    def __init__(self, domain: str, table: Mapping[str, Decomposition]) -> None:
+        """Takes the domain of the operators, and how each of them is replaced, by its name."""
+        self._domain, self._table = domain, table
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        modified = False
+        for node in list(model.graph.all_nodes()):
+            decompose = self._table.get(node.op_type) if node.domain == self._domain else None
+            if decompose is None or not self.takes(node):
+                continue
+            parts = Parts(node)
+            outputs = decompose(node, parts)
+            if outputs is not None:
+                _replace(node, parts.nodes, outputs)
+                modified = True
+        return ir.passes.PassResult(model, modified=modified)
+
+    def takes(self, node: ir.Node) -> bool:
+        """Whether a node of the table may be replaced."""
+        return True
+
+
+def _replace(node: ir.Node, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value | None]) -> None:
     """Replaces ``node`` and its outputs, whose names stay; None stands for an output that nothing reads."""
     graph = node.graph
     assert graph is not None
