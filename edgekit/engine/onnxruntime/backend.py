@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -41,6 +42,11 @@ INLINE_LIMIT_BYTES = 1_800_000_000
 UNPACKED_BYTES = 1 << 26
 """Weights of more bytes are not packed for kernels while an engine is built: its session never runs, and would hold a
 second copy."""
+
+MANY_NODES = 20_000
+"""Engines with more nodes are loaded as if they were to be saved. Otherwise, ONNX Runtime removes each weight from the
+graph by a search through all of them. Measured with 75,000 nodes and their 320,000 weights and scales, loading takes
+27 s instead of more than 100, and the session's memory has another copy of these small weights."""
 
 DISABLED = ("QDQPropagationTransformer", "EliminateDropout", "WeightBiasQuantization")
 """Optimizers of ONNX Runtime that are off.
@@ -234,6 +240,8 @@ def _loaded(ort: Any, engine: Path, threads: int, *, profile: str, spinning: boo
     operators = convolutions.operators_in_file(engine)
     vast = convolutions.has_very_many_convolutions(operators)
     settings.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if vast else levels.ORT_ENABLE_ALL
+    if operators.total() > MANY_NODES:
+        settings.optimized_model_filepath = os.devnull
     # Weights of 8 bits, which a graph that was quantized elsewhere has, become unsigned where products of unsigned by
     # signed bytes overflow (`scheme`). Measured with AVX2, a convolution then takes 1.6 times as long; weights of 7
     # bits stay signed. ONNX Runtime does it on some CPUs with VNNI too, where nothing overflows: a YOLOX took 1.8
