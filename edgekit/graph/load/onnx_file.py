@@ -14,6 +14,7 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
 from edgekit.errors import EdgeKitError, GraphError
 from edgekit.graph.external_weights import INLINE_BYTES
+from edgekit.graph.load.argument_counts import require_argument_counts
 from edgekit.graph.load.attributes import require_possible_attributes
 from edgekit.graph.load.deprecated import move_runtime_operators, replace_deprecated, replace_unconverted
 from edgekit.graph.load.external_data import require_external_data
@@ -80,6 +81,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         require_declared_lengths(tensors_of(model), payloads, path)
         require_bounded_functions(model, path)
         require_external_data(tensors_of(model), path)
+        require_argument_counts(model, path)
         replace_unconverted(model)
         move_runtime_operators(model)
         if has_functions_of_another_opset(model):

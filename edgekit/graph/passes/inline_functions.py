@@ -43,10 +43,12 @@ def inlined(graph: ir.Model) -> ir.Model:
     mixed = _with_own_versions(graph)
     try:
         InlinePass()(graph)
-    except (ir.passes.PassError, ir.passes.InvariantError, ValueError) as e:
-        reason = str(e.__cause__ or e).strip().splitlines() or [type(e).__name__]
+    except (ir.passes.PassError, ir.passes.InvariantError, RuntimeError, ValueError) as e:
+        reason = next(iter(str(e.__cause__ or e).strip().splitlines()), type(e).__name__)
+        if "outer-scope value" in reason:  # onnx_ir's words are about its own arguments
+            reason = "one of them reads a value that it does not compute"
         raise GraphError(
-            f"graph '{graph.graph.name}': its functions cannot be inlined: {reason[0]}",
+            f"graph '{graph.graph.name}': its functions cannot be inlined: {reason}",
             hint="export the model with functions of its own opset, or without functions",
         ) from e
     RemoveUnusedFunctionsPass()(graph)  # type: ignore[no-untyped-call]
