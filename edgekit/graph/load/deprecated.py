@@ -51,7 +51,8 @@ def replace_deprecated(model: onnx.ModelProto) -> None:
 
 def is_unconverted(node: onnx.NodeProto) -> bool:
     """Whether it is an operator of TensorFlow that `replace_unconverted` replaces."""
-    return node.op_type == "Erfc" and node.domain in ("", "ai.onnx")
+    complete = len(node.input) == len(node.output) == 1
+    return complete and node.op_type == "Erfc" and node.domain in ("", "ai.onnx")
 
 
 def replace_unconverted(model: onnx.ModelProto) -> None:
