@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
 
 from edgekit.errors import GraphError
-from edgekit.graph.load.walk import graphs_in
+from edgekit.graph.load.walk import graphs_in, opset_of
 
-__all__ = ["require_argument_counts"]
+__all__ = ["expected_count", "require_argument_counts"]
 
 _ONNX = ("", "ai.onnx")
 
@@ -24,15 +24,10 @@ def require_argument_counts(model: onnx.ModelProto, path: Path) -> None:
     Raises:
         GraphError: a node has too few or too many inputs or outputs; names it.
     """
-    _require_of(model.graph.node, _opset(model.opset_import), path)
+    newest = onnx.defs.onnx_opset_version()  # where none is given
+    _require_of(model.graph.node, opset_of(model.opset_import) or newest, path)
     for function in model.functions:
-        _require_of(function.node, _opset(function.opset_import), path)
-
-
-def _opset(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
-    """Returns the version of ONNX's own operators; the newest if it is not given."""
-    versions: Mapping[str, int] = {each.domain: each.version for each in imports}
-    return max(versions.get(domain, 0) for domain in _ONNX) or onnx.defs.onnx_opset_version()
+        _require_of(function.node, opset_of(function.opset_import) or newest, path)
 
 
 def _require_of(nodes: Iterable[onnx.NodeProto], opset: int, path: Path) -> None:
@@ -53,9 +48,15 @@ def _require_counts(node: onnx.NodeProto, opset: int, path: Path) -> None:
         ("outputs", len(node.output), schema.min_output, schema.max_output),
     )
     for kind, got, least, most in counts:
-        if not least <= got <= most:
-            wanted = f"{least} or more" if most > least + 100 else str(least) if least == most else f"{least} to {most}"
+        if wanted := expected_count(got, least, most):
             raise GraphError(
                 f"{path}: node '{node.name or next(iter(node.output), '')}': {node.op_type} of opset {opset}: expected "
                 f"{wanted} {kind if wanted != '1' else kind[:-1]}, got {got}"
             )
+
+
+def expected_count(got: int, least: int, most: int) -> str:
+    """Returns how many inputs or outputs an operator has, for a message; empty if ``got`` is as many."""
+    if least <= got <= most:
+        return ""
+    return str(least) if least == most else f"{least} to {most}" if most < least + 100 else f"{least} or more"

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
+from typing import TypeAlias
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from edgekit.graph.load.walk import graphs_in, opset_of
+
 __all__ = ["is_unconverted", "move_runtime_operators", "replace_deprecated", "replace_unconverted"]
+
+_Part: TypeAlias = "onnx.GraphProto | onnx.FunctionProto"
+_Replacement: TypeAlias = "Callable[[onnx.NodeProto, str, Mapping[str, int]], list[onnx.NodeProto]]"
+"""Makes nodes from a node, a stem for names that no other has, and element types by name."""
 
 RUNTIME_DOMAIN = "com.microsoft"
 _OF_RUNTIME = {"LayerNormalization": range(1, 17), "SimplifiedLayerNormalization": range(1, 1000)}
@@ -26,7 +33,7 @@ def move_runtime_operators(model: onnx.ModelProto) -> None:
     `edgekit.graph.passes.decompose_contrib` replaces them.
     """
     for part in (model, *model.functions):
-        opset = _version(part.opset_import)
+        opset = opset_of(part.opset_import)
         graph = part.graph if isinstance(part, onnx.ModelProto) else part
         moved = [
             node
@@ -42,11 +49,11 @@ def move_runtime_operators(model: onnx.ModelProto) -> None:
 
 def replace_deprecated(model: onnx.ModelProto) -> None:
     """Replaces each GroupNormalization of opset 18 to 20 with an InstanceNormalization of its groups, in place."""
-    if _version(model.opset_import) in _WITHDRAWN:
-        _replace(model.graph)
+    if opset_of(model.opset_import) in _WITHDRAWN:
+        _replace(model.graph, _is_deprecated, _group_normalization, "group")
     for function in model.functions:
-        if _version(function.opset_import) in _WITHDRAWN:
-            _replace(function)
+        if opset_of(function.opset_import) in _WITHDRAWN:
+            _replace(function, _is_deprecated, _group_normalization, "group")
 
 
 def is_unconverted(node: onnx.NodeProto) -> bool:
@@ -60,51 +67,41 @@ def replace_unconverted(model: onnx.ModelProto) -> None:
 
     tf2onnx does not convert it, and leaves TensorFlow's operator in the file: Keras computes the exact GELU with it.
     """
-    numbers = count()
-    for part in _nested(model.graph):
-        if not any(map(is_unconverted, part.node)):
-            continue
-        types = {value.name: value.type.tensor_type.elem_type for value in (*part.value_info, *part.output)}
-        nodes: list[onnx.NodeProto] = []
-        for node in part.node:
-            if not is_unconverted(node):
-                nodes.append(node)
-                continue
-            stem, result = f"{node.output[0]}_erfc{next(numbers)}", node.output[0]
-            one = helper.make_tensor("value", types.get(result) or onnx.TensorProto.FLOAT, [], [1.0])
-            nodes += [
-                helper.make_node("Constant", [], [f"{stem}_one"], value=one),
-                helper.make_node("Erf", list(node.input), [f"{stem}_erf"], name=node.name),
-                helper.make_node("Sub", [f"{stem}_one", f"{stem}_erf"], [result]),
-            ]
-        del part.node[:]
-        part.node.extend(nodes)
+    _replace(model.graph, is_unconverted, _erfc, "erfc")
 
 
-def _version(imports: list[onnx.OperatorSetIdProto]) -> int:
-    return max((each.version for each in imports if each.domain in ("", "ai.onnx")), default=0)
+def _erfc(node: onnx.NodeProto, stem: str, types: Mapping[str, int]) -> list[onnx.NodeProto]:
+    one = helper.make_tensor("value", types.get(node.output[0]) or onnx.TensorProto.FLOAT, [], [1.0])
+    return [
+        helper.make_node("Constant", [], [f"{stem}_one"], value=one),
+        helper.make_node("Erf", list(node.input), [f"{stem}_erf"], name=node.name),
+        helper.make_node("Sub", [f"{stem}_one", f"{stem}_erf"], list(node.output)),
+    ]
 
 
-def _replace(graph: onnx.GraphProto | onnx.FunctionProto) -> None:
+def _replace(graph: _Part, chosen: Callable[[onnx.NodeProto], bool], replacement: _Replacement, name: str) -> None:
+    """Replaces the chosen nodes of a graph and its subgraphs, in place; each has a stem for new names."""
     numbers = count()
     for part in _nested(graph):
-        if not any(map(_is_deprecated, part.node)):
+        if not any(map(chosen, part.node)):
             continue
+        described = (*part.value_info, *(part.output if isinstance(part, onnx.GraphProto) else ()))
+        types = {value.name: value.type.tensor_type.elem_type for value in described}
         nodes: list[onnx.NodeProto] = []
         for node in part.node:
-            nodes += (
-                _group_normalization(node, f"{node.output[0]}_group{next(numbers)}") if _is_deprecated(node) else [node]
-            )
+            if chosen(node):
+                nodes += replacement(node, f"{node.output[0]}_{name}{next(numbers)}", types)
+            else:
+                nodes.append(node)
         del part.node[:]
         part.node.extend(nodes)
 
 
-def _nested(graph: onnx.GraphProto | onnx.FunctionProto) -> Iterator[onnx.GraphProto | onnx.FunctionProto]:
+def _nested(graph: _Part) -> Iterator[_Part]:
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                yield from _nested(inner)
+        for inner in graphs_in(node):
+            yield from _nested(inner)
 
 
 def _is_deprecated(node: onnx.NodeProto) -> bool:
@@ -113,7 +110,7 @@ def _is_deprecated(node: onnx.NodeProto) -> bool:
     return named and len(node.input) == 3 and any(each.name == "num_groups" for each in node.attribute)
 
 
-def _group_normalization(node: onnx.NodeProto, stem: str) -> list[onnx.NodeProto]:
+def _group_normalization(node: onnx.NodeProto, stem: str, _types: Mapping[str, int]) -> list[onnx.NodeProto]:
     attributes = {each.name: helper.get_attribute_value(each) for each in node.attribute}
     data, scale, shift = node.input
     shape = numpy_helper.from_array(np.asarray([0, attributes.pop("num_groups"), -1], np.int64))

@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from edgekit.errors import GraphError
+from edgekit.graph.load.argument_counts import expected_count
 from edgekit.telemetry import import_onnxruntime
 
 __all__ = ["RUNTIME_DOMAINS", "inputs_of_the_type_of", "require_declared_arguments"]
@@ -54,8 +55,7 @@ def inputs_of_the_type_of(domain: str, operator: str, output: int) -> tuple[int,
 
 
 def _require_count(where: str, kind: str, names: Sequence[str], least: int, most: int, declared: Any) -> None:
-    if not least <= len(names) <= most:
-        wanted = str(least) if least == most else f"{least} to {most}" if most < least + 100 else f"{least} or more"
+    if wanted := expected_count(len(names), least, most):
         raise GraphError(f"{where}: expected {wanted} {kind}, got {len(names)}")
     if kind == "inputs":
         for name, formal in zip(names, declared, strict=False):

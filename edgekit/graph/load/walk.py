@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import onnx
 
-__all__ = ["graphs_in", "nodes_of", "tensors_of"]
+__all__ = ["graphs_in", "nodes_of", "opset_of", "tensors_of"]
 
 
 def nodes_of(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
@@ -41,3 +41,8 @@ def tensors_of(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
+
+
+def opset_of(imports: Iterable[onnx.OperatorSetIdProto]) -> int:
+    """Returns the version of ONNX's own operators; 0 if it is not given."""
+    return max((each.version for each in imports if each.domain in ("", "ai.onnx")), default=0)

@@ -8,19 +8,14 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedFunctionsPass
 
 from edgekit.errors import GraphError
 from edgekit.graph.load.upgrade_nodes import OPSET, upgrade_nodes
+from edgekit.graph.load.walk import opset_of
 
 __all__ = ["has_functions_of_another_opset", "inlined"]
-
-_ONNX = ("", "ai.onnx")
 
 
 def has_functions_of_another_opset(model: onnx.ModelProto) -> bool:
     """Whether a function imports another opset of ONNX than the graph."""
-    return any(_version(function.opset_import) not in (0, _version(model.opset_import)) for function in model.functions)
-
-
-def _version(imports: list[onnx.OperatorSetIdProto]) -> int:
-    return max((each.version for each in imports if each.domain in _ONNX), default=0)
+    return any(opset_of(function.opset_import) not in (0, opset_of(model.opset_import)) for function in model.functions)
 
 
 def inlined(graph: ir.Model) -> ir.Model:
