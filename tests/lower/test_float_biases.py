@@ -9,15 +9,12 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import ArrayLike
 
-from edgekit.engine.backend import BuildOptions, backend
-from edgekit.errors import BackendUnavailable
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import save_graph
 from edgekit.lower.float_biases import FloatBiases
 from edgekit.lower.rewriting import lower
 from edgekit.lower.tensorrt_operators import use_tensorrt_operators
 from edgekit.specs import Precision
-from tests.lower.models import model_of_text
+from tests.lower.models import built_for_rtx, model_of_text
 
 DRAW = np.random.default_rng(0)
 CONSTANTS: dict[str, ArrayLike] = {
@@ -66,11 +63,6 @@ def test_weights_stay_integers() -> None:
 
 
 def test_tensorrt_rtx_builds_it(tmp_path: Path) -> None:
-    rtx, graph = backend("tensorrt-rtx"), graph_of(FORMS["by channel"])
-    try:
-        rtx.require()
-    except BackendUnavailable as e:
-        pytest.skip(e.message)
+    graph = graph_of(FORMS["by channel"])
     assert use_tensorrt_operators(graph)
-    save_graph(graph, tmp_path / "graph.onnx")
-    assert rtx.build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.INT8, threads=1)).engine
+    assert built_for_rtx(graph, tmp_path, Precision.INT8).engine

@@ -8,15 +8,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from edgekit.engine.backend import BuildOptions, backend
-from edgekit.errors import BackendUnavailable
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import save_graph
 from edgekit.lower.float_bytes import FloatBytes
 from edgekit.lower.rewriting import lower
 from edgekit.lower.tensorrt_operators import use_tensorrt_operators
 from edgekit.specs import Precision
-from tests.lower.models import model_of_text
+from tests.lower.models import built_for_rtx, model_of_text
 
 IMAGE, OUTPUT = "uint8[1, 5, 6, 3] x", "float[1, 3, 5, 6] y"
 TEXT = "t = Transpose <perm = [0, 3, 1, 2]> (x) f = Cast <to = 1> (t) y = Div (f, most)"
@@ -54,11 +51,6 @@ def test_bytes_that_are_an_output_stay() -> None:
 
 
 def test_tensorrt_rtx_builds_it(tmp_path: Path) -> None:
-    rtx, graph = backend("tensorrt-rtx"), graph_of(TEXT)
-    try:
-        rtx.require()
-    except BackendUnavailable as e:
-        pytest.skip(e.message)
+    graph = graph_of(TEXT)
     assert use_tensorrt_operators(graph)
-    save_graph(graph, tmp_path / "graph.onnx")
-    assert rtx.build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.FP32, threads=1)).engine
+    assert built_for_rtx(graph, tmp_path, Precision.FP32).engine

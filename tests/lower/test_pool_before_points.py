@@ -9,14 +9,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.backend import BuildOptions
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import save_graph
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.lower.pool_before_points import PoolBeforePoints
 from edgekit.lower.rewriting import lower
 from edgekit.specs import Precision
-from tests.lower.models import model_of_text
+from tests.lower.models import model_of_text, run_in_openvino
 
 READERS = {
     "one": ("y = Conv <strides = [2, 2]> (d, wd)", 1),
@@ -67,14 +66,9 @@ def compare(made: onnx.ModelProto, tmp_path: Path, layers: dict[str, int]) -> No
     # Numbers that are not halfway between two integers, so that both divisions by the scale round alike.
     x = (np.random.default_rng(3).integers(-100, 100, sizes) + 0.2).astype(np.float32) * np.float32(0.03)
     expected = Evaluator(graph).run({"x": x})["y"]
-    save_graph(graph, tmp_path / "graph.onnx")
-    options = BuildOptions(precision=Precision.INT8, threads=1)
-    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, options)
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run({"x": x})["y"]
-    engine.close()
+    result, got = run_in_openvino(graph, {"x": x}, tmp_path, BuildOptions(precision=Precision.INT8, threads=1))
     assert result.layers == layers
-    np.testing.assert_allclose(got, expected, atol=1e-4)
+    np.testing.assert_allclose(got["y"], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("first", ["f = Identity (x)", "f = Relu (x)", "f = Softmax <axis = 1> (x)"])

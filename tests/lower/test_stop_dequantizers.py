@@ -9,11 +9,11 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.backend import BuildOptions
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import save_graph
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.specs import Precision
+from tests.lower.models import run_in_openvino
 
 pytest.importorskip("openvino")
 
@@ -59,12 +59,8 @@ def test_openvino_computes_the_mean_of_each_sentence(
     graph = graph_from_onnx(saved(tmp_path / "m.onnx", operator, axes, keep, batch))
     x = RANDOM.standard_normal((3, 5, 8)).astype(np.float32)
     expected = Evaluator(graph).run({"x": x})["y"]
-    save_graph(graph, tmp_path / "graph.onnx")
     options = BuildOptions(precision=Precision.INT8, threads=1)
-    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, options)
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run({"x": x})["y"]
-    engine.close()
+    got = run_in_openvino(graph, {"x": x}, tmp_path, options)[1]["y"]
     np.testing.assert_allclose(got, expected, atol=0.04 * (8 if operator == "ReduceSum" else 1))
 
 
@@ -83,11 +79,7 @@ def test_openvino_pads_with_the_number_itself(pads: tuple[int, ...], batch: int,
     graph = graph_from_onnx(tmp_path / "m.onnx")
     x = RANDOM.standard_normal((batch, 5, 8)).astype(np.float32)
     expected = Evaluator(graph).run({"x": x})["y"]
-    save_graph(graph, tmp_path / "graph.onnx")
-    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.FP32))
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run({"x": x})["y"]
-    engine.close()
+    got = run_in_openvino(graph, {"x": x}, tmp_path, BuildOptions(precision=Precision.FP32))[1]["y"]
     np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
@@ -105,10 +97,6 @@ def test_openvino_counts_pads_as_zero(more: str, zero: int, tmp_path: Path) -> N
     graph = graph_from_onnx(tmp_path / "m.onnx")
     x = RANDOM.standard_normal((2, 3, 7, 6)).astype(np.float32)
     expected = Evaluator(graph).run({"x": x})["y"]
-    save_graph(graph, tmp_path / "graph.onnx")
-    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.FP32))
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run({"x": x})["y"]
-    engine.close()
+    got = run_in_openvino(graph, {"x": x}, tmp_path, BuildOptions(precision=Precision.FP32))[1]["y"]
     # Its integer kernel rounds a mean to the nearest integer, by half a step.
     np.testing.assert_allclose(got, expected, atol=0.0301)
