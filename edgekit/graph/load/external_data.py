@@ -17,12 +17,17 @@ def require_external_data(tensors: Iterable[onnx.TensorProto], path: Path) -> No
     """Checks that external data is in a file beside the model or below, and has the length that the shape declares.
 
     Raises:
-        GraphError: it is elsewhere, missing, or has another length.
+        GraphError: it is elsewhere, missing, has another length, or is of texts.
     """
     folder = path.parent.resolve()
     for tensor in tensors:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
+        if tensor.data_type == onnx.TensorProto.STRING:  # see the field string_data in onnx.proto
+            raise GraphError(
+                f"{path}: weight '{tensor.name}': expected its texts in the file, as ONNX asks, got external data",
+                hint="the file is damaged: download or export it again",
+            )
         entries = {entry.key: entry.value for entry in tensor.external_data}
         location = entries.get("location", "")
         # The system knows no path with a null character.
