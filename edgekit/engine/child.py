@@ -16,6 +16,7 @@ from edgekit.arguments import on_command_line
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import BuildOptions, BuildResult, backend_at
 from edgekit.errors import BuildError, EdgeKitError
+from edgekit.garbage_collection import few_full_collections
 from edgekit.storage import is_storage, storage_error
 
 __all__ = ["Failure", "Request", "Response", "main"]
@@ -75,7 +76,8 @@ def _built(request: Request) -> Response:
     try:
         backend = backend_at(request.backend)
         backend.require()
-        result = backend.build(Path(request.graph), Path(request.folder), request.options)
+        with few_full_collections():
+            result = backend.build(Path(request.graph), Path(request.folder), request.options)
     except EdgeKitError as e:
         nodes = e.nodes if isinstance(e, BuildError) else ()
         return Response(failure=Failure(error=type(e).__name__, message=e.message, hint=e.hint, nodes=nodes))

@@ -14,6 +14,7 @@ __all__ = [
     "EXTERNAL_DATA",
     "GRAPH",
     "INITIALIZER",
+    "NAME",
     "RAW_DATA",
     "Field",
     "UnknownWireFormatError",
@@ -25,7 +26,7 @@ __all__ = [
 _VARINT, _FIXED64, BYTES, _FIXED32 = 0, 1, 2, 5
 GRAPH = 7  # in ModelProto
 INITIALIZER = 5  # in GraphProto
-RAW_DATA, EXTERNAL_DATA = 9, 13  # in TensorProto
+NAME, RAW_DATA, EXTERNAL_DATA = 8, 9, 13  # in TensorProto
 _MAX_VARINT_BYTES = 10
 
 Content: TypeAlias = "bytes | mmap.mmap"

@@ -17,6 +17,7 @@ from edgekit.engine.bundle.manifest import Manifest
 from edgekit.engine.bundle.replacing import replaced_engine
 from edgekit.engine.bundle.writing import seal, write_bundle
 from edgekit.errors import BackendUnavailable, needs_extra
+from edgekit.garbage_collection import few_full_collections
 from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.measure_engines import is_for_here, measure_engines, require_two_engines
 from edgekit.pipeline.model_kind import name_of
@@ -147,7 +148,7 @@ def build(
         place, name=name, precision=str(config.target.precision), target=config.target.target, force=config.output.force
     )
     with shown_progress(progress) as shown:
-        with write_bundle(place, shown) as folder:
+        with write_bundle(place, shown) as folder, few_full_collections():
             _run_stages(folder, place, config, KeptNotes(shown, forward=True))
         if replaced:
             shown.note(replaced)

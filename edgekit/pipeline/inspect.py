@@ -10,6 +10,7 @@ import msgspec
 
 from edgekit.arguments import argument
 from edgekit.errors import UsageError, needs_extra
+from edgekit.garbage_collection import few_full_collections
 from edgekit.measure.inspection import Inspection, inspection_from_bundle, inspection_from_stats
 from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.model_kind import kind_of
@@ -66,7 +67,8 @@ def _of_model(model: Any, shape: Sizes | None, inputs: Any, precision: Precision
         from edgekit.graph.file import output_specs
         from edgekit.graph.sizes import stats_at
         from edgekit.pipeline.load_model import load_model
-    loaded = load_model(model_config(model=model, shape=shape, input=inputs), Silent())
+    with few_full_collections():
+        loaded = load_model(model_config(model=model, shape=shape, input=inputs), Silent())
     stats = loaded.stats
     if precision is not None:
         if loaded.quantized:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -39,14 +38,8 @@ WEIGHTS = "engine.onnx.data"
 # A protobuf is limited to 2 GiB; above this size, weights are written to an external file.
 INLINE_LIMIT_BYTES = 1_800_000_000
 
-UNPACKED_BYTES = 1 << 26
-"""Weights of more bytes are not packed for kernels while an engine is built: its session never runs, and would hold a
-second copy."""
-
-MANY_NODES = 20_000
-"""Engines with more nodes are loaded as if they were to be saved. Otherwise, ONNX Runtime removes each weight from the
-graph by a search through all of them. Measured with 75,000 nodes and their 320,000 weights and scales, loading takes
-27 s instead of more than 100, and the session's memory has another copy of these small weights."""
+MANY_WEIGHTS = 2_000
+"""Engines with more weights, scales and zero points have them in the order in which they are loaded quickly."""
 
 DISABLED = ("QDQPropagationTransformer", "EliminateDropout", "WeightBiasQuantization")
 """Optimizers of ONNX Runtime that are off.
@@ -91,7 +84,8 @@ class OnnxRuntime:
         saved and loaded this way has the same operators, results and latency as one that is optimized in one step,
         and the file can be used on another CPU.
         """
-        from edgekit.graph.packing import leave_weights_unpacked  # not for those who only load engines
+        from edgekit.graph.initializer_order import order_initializers_of_file  # not for those who only load engines
+        from edgekit.graph.packing import leave_weights_unpacked
 
         ort = _library()
         source = read_graph(graph)
@@ -102,8 +96,7 @@ class OnnxRuntime:
         settings = _settings(ort, options.threads)
         settings.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
         settings.optimized_model_filepath = str(folder / ENGINE)
-        if file_bytes > UNPACKED_BYTES:
-            leave_weights_unpacked(settings, nodes=len(source.graph))
+        leave_weights_unpacked(settings)  # the session never runs
         if large:
             settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         try:
@@ -117,6 +110,8 @@ class OnnxRuntime:
         built = read_graph(folder / ENGINE)
         if lowers and lower_after(built, opt_counts):
             _save(built, folder / ENGINE)
+        if len(built.graph.initializers) > MANY_WEIGHTS:
+            order_initializers_of_file(built, folder / ENGINE)
         layers = _layers(built)
         others = assert_precision(
             self.name, options.precision, quantized, layers, came_quantized=options.came_quantized
@@ -240,8 +235,6 @@ def _loaded(ort: Any, engine: Path, threads: int, *, profile: str, spinning: boo
     operators = convolutions.operators_in_file(engine)
     vast = convolutions.has_very_many_convolutions(operators)
     settings.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if vast else levels.ORT_ENABLE_ALL
-    if operators.total() > MANY_NODES:
-        settings.optimized_model_filepath = os.devnull
     # Weights of 8 bits, which a graph that was quantized elsewhere has, become unsigned where products of unsigned by
     # signed bytes overflow (`scheme`). Measured with AVX2, a convolution then takes 1.6 times as long; weights of 7
     # bits stay signed. ONNX Runtime does it on some CPUs with VNNI too, where nothing overflows: a YOLOX took 1.8
