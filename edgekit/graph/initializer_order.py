@@ -11,11 +11,13 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
-import onnx
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from edgekit.graph.wire_format import BYTES, GRAPH, INITIALIZER, NAME, Field, fields_of, tag, varint_bytes
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
 
 __all__ = ["order_initializers", "order_initializers_of_file", "ordered_names"]
 
