@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from edgekit.graph.load.sizes import require_bounded_functions, require_declared
 from edgekit.graph.load.sparse import replace_sparse
 from edgekit.graph.load.structure import Payload, array_at, structure_from_file
 from edgekit.graph.load.tensors_only import require_tensor_inputs, require_tensor_outputs
+from edgekit.graph.load.texts import require_texts
 from edgekit.graph.load.types import require_known_types
 from edgekit.graph.load.upgrade_opset import upgrade_opset
 from edgekit.graph.load.walk import graphs_in, nodes_of, tensors_of
@@ -74,7 +75,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
     # Files of IR version 3 list weights as inputs too; ONNX Runtime loads those that do not, as of newer versions.
     model.ir_version = max(model.ir_version, _FIRST_WITH_OWN_WEIGHTS)
     try:
-        _require_text(model)
+        require_texts(model)
         renamed = escape_names(model, path.name)
         payloads = {renamed.get(name, name): payload for name, payload in payloads.items()}
         replace_sparse(model, path)
@@ -95,6 +96,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
         require_tensor_outputs(model, path)
         replace_deprecated(model)
         _use_types_of_inputs(model)
+        _clear_undefined_types(model)
     except TypeError as e:  # protobuf returns a string that is not UTF-8 as bytes
         raise GraphError(f"{path}: not a valid graph: a name in it is not text") from e
     _require_valid(model, payloads, path)
@@ -181,33 +183,6 @@ def _parsed(path: Path) -> tuple[onnx.ModelProto, dict[str, Payload]]:
     return model, payloads
 
 
-def _require_text(model: onnx.ModelProto) -> None:
-    """Raises `TypeError` if a name is not UTF-8, which protobuf returns as bytes: it could not be written again."""
-    for node in nodes_of(model):
-        attributes = (attribute.name for attribute in node.attribute)
-        names = (node.name, node.op_type, node.domain, node.doc_string, *node.input, *node.output, *attributes)
-        _require_all_text(names)
-        for graph in graphs_in(node):
-            _require_all_text(_value_names(graph))
-    _require_all_text(_value_names(model.graph))
-    _require_all_text((model.producer_name, model.producer_version, model.domain, model.doc_string))
-
-
-def _value_names(graph: onnx.GraphProto) -> Iterator[str]:
-    yield from (graph.name, graph.doc_string)
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        yield from (value.name, value.doc_string)
-        yield from (dimension.dim_param for dimension in value.type.tensor_type.shape.dim)
-    for tensor in graph.initializer:
-        yield from (tensor.name, tensor.doc_string)
-
-
-def _require_all_text(names: Iterable[object]) -> None:
-    for name in names:
-        if not isinstance(name, str):
-            raise TypeError(f"expected text, got {name!r}")
-
-
 def _require_valid(model: onnx.ModelProto, payloads: Mapping[str, Payload], path: Path) -> None:
     try:
         with _with_output_shapes(model), _with_empty_weights(model, payloads):
@@ -275,6 +250,14 @@ def _use_types_of_inputs(model: onnx.ModelProto) -> None:
     for output in model.graph.output:
         if output.name in types:
             output.type.CopyFrom(types[output.name])
+
+
+def _clear_undefined_types(model: onnx.ModelProto) -> None:
+    """Removes types that say nothing from outputs and inner values: what is declared wins over what is inferred."""
+    for graph in (model.graph, *(graph for node in nodes_of(model) for graph in graphs_in(node))):
+        for value in (*graph.output, *graph.value_info):
+            if _is_typeless_tensor(value.type):
+                value.ClearField("type")
 
 
 def _own_weights(graph: ir.Model, path: Path, payloads: Mapping[str, Payload]) -> None:
