@@ -9,7 +9,7 @@ from edgekit.lower.rewriting import NotApplicable, RewritePass, initializer, new
 
 __all__ = ["STOPPING", "StopDequantizers", "in_floats"]
 
-STOPPING = ("AveragePool", "Pad", "ReduceMean", "ReduceSum")
+STOPPING = ("AveragePool", "GlobalAveragePool", "Pad", "ReduceMean", "ReduceSum")
 """Operators that `StopDequantizers` is for."""
 
 _LOWEST = np.asarray(np.finfo(np.float32).min)
@@ -26,6 +26,8 @@ class StopDequantizers(RewritePass):
 
     - a mean or sum of a tensor of three axes, more than one element in the first, with the second among those that are
       reduced: a mean over the tokens of two sentences. Where a Transpose is before it, OpenVINO reduces another axis;
+    - a ``GlobalAveragePool`` over one axis of size, with more elements in the first axis than channels, of which there
+      are several;
     - an ``AveragePool`` that counts its pads: they are 0 among the integers, where their zero point is meant;
     - a ``Pad`` with another number than 0 along one axis: it takes the number for an integer. With 0, it does so
       along an axis of one element, such as that of a batch of one.
@@ -66,6 +68,13 @@ def _is_right_mean(node: ir.Node, data: ir.Value) -> bool:
     return data.shape is not None and (len(data.shape) != 3 or data.shape[0] == 1)
 
 
+def _is_right_global_pooling(node: ir.Node, data: ir.Value) -> bool:
+    if _is_right_mean(node, data):
+        return True
+    batch, channels = data.shape[:2] if data.shape is not None else (None, None)
+    return channels == 1 or (isinstance(batch, int) and isinstance(channels, int) and batch <= channels)
+
+
 def _is_right_pooling(node: ir.Node, data: ir.Value) -> bool:
     padded = any(node.attributes.get_ints("pads", ())) or "SAME" in node.attributes.get_string("auto_pad", "NOTSET")
     return not padded or node.attributes.get_int("count_include_pad", 0) == 0
@@ -93,6 +102,7 @@ def _lengthens_one(node: ir.Node, data: ir.Value) -> bool:
 
 _IS_RIGHT = {
     "AveragePool": _is_right_pooling,
+    "GlobalAveragePool": _is_right_global_pooling,
     "Pad": _is_right_padding,
     "ReduceMean": _is_right_mean,
     "ReduceSum": _is_right_mean,

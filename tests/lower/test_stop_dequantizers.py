@@ -13,7 +13,7 @@ from edgekit.engine.backend import BuildOptions
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.specs import Precision
-from tests.lower.models import run_in_openvino
+from tests.lower.models import model_of_text, run_in_openvino
 
 pytest.importorskip("openvino")
 
@@ -62,6 +62,38 @@ def test_openvino_computes_the_mean_of_each_sentence(
     options = BuildOptions(precision=Precision.INT8, threads=1)
     got = run_in_openvino(graph, {"x": x}, tmp_path, options)[1]["y"]
     np.testing.assert_allclose(got, expected, atol=0.04 * (8 if operator == "ReduceSum" else 1))
+
+
+def pooled(shape: tuple[int | str, ...], *, integers: bool) -> onnx.ModelProto:
+    """A GlobalAveragePool of integers, to integers or to floats."""
+    rank, channels = len(shape), int(shape[1])
+    nodes = f"""
+        xq = QuantizeLinear(x, s, z)  xd = DequantizeLinear(xq, s, z)
+        wd = DequantizeLinear(w, ws, wz)
+        c = Conv(xd, wd)
+        cq = QuantizeLinear(c, s, z)  cd = DequantizeLinear(cq, s, z)
+        p = GlobalAveragePool(cd)
+        {"yq = QuantizeLinear(p, s, z)  y = DequantizeLinear(yq, s, z)" if integers else "y = Relu(p)"}
+    """
+    sizes = ", ".join(map(str, shape))
+    weights = RANDOM.integers(-90, 91, (channels, channels, *[1] * (rank - 2))).astype(np.int8)
+    constants = {"s": np.float32(0.02), "z": np.uint8(90), "w": weights, "ws": np.float32(0.01), "wz": np.int8(0)}
+    result = ", ".join(map(str, (*shape[:2], *[1] * (rank - 2))))
+    return model_of_text(nodes, f"float[{sizes}] x", f"float[{result}] y", constants)
+
+
+@pytest.mark.parametrize("integers", [True, False])
+@pytest.mark.parametrize("batch", [1, 2, 3, 8, "n"])
+@pytest.mark.parametrize(("channels", "size"), [(1, (9,)), (2, (9,)), (3, (4,)), (5, (16,)), (8, (5,)), (3, (3, 4))])
+def test_openvino_pools_each_channel_of_a_batch(
+    channels: int, size: tuple[int, ...], batch: int | str, integers: bool, tmp_path: Path
+) -> None:
+    onnx.save(pooled((batch, channels, *size), integers=integers), tmp_path / "m.onnx")
+    graph = graph_from_onnx(tmp_path / "m.onnx")
+    x = RANDOM.uniform(-1, 3, (6 if batch == "n" else batch, channels, *size)).astype(np.float32)
+    expected = Evaluator(graph).run({"x": x})["y"]
+    got = run_in_openvino(graph, {"x": x}, tmp_path, BuildOptions(precision=Precision.INT8, threads=1))[1]["y"]
+    np.testing.assert_allclose(got, expected, atol=0.021)
 
 
 @pytest.mark.parametrize("fill", [1.5, -2.0, 0.0])
