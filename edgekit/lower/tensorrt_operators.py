@@ -9,6 +9,7 @@ from edgekit.lower.float_bytes import FloatBytes
 from edgekit.lower.norm_of_one_element import NormOfOneElement
 from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
 from edgekit.lower.rewriting import lower
+from edgekit.lower.spread_kernel import SpreadKernel
 
 __all__ = ["use_tensorrt_operators"]
 
@@ -19,4 +20,4 @@ def use_tensorrt_operators(model: ir.Model) -> bool:
     TensorRT reads graphs with its own parser, also where onnx_ir is not installed, so this is done before a graph is
     written.
     """
-    return lower(model, [QLinearAsQdq(), FloatBiases(), FloatBytes(), NormOfOneElement()])
+    return lower(model, [QLinearAsQdq(), FloatBiases(), FloatBytes(), NormOfOneElement(), SpreadKernel()])
