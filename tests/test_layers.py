@@ -12,9 +12,9 @@ PACKAGE = Path(edgekit.__file__).parent
 
 # A package imports only packages that are listed before it.
 LAYERS = (
-    "text extras arguments errors progress telemetry interrupts lazy_sympy specs shapes storage scratch option recipe "
-    "config device kernels data models graph quantize recognition lower engine runtime serving measure evaluation "
-    "report training pipeline cli"
+    "text extras arguments errors progress telemetry interrupts lazy_sympy garbage_collection specs shapes storage "
+    "scratch option recipe config device kernels data models graph quantize recognition lower engine runtime "
+    "serving measure evaluation report training pipeline cli"
 ).split()
 RANK = {name: rank for rank, name in enumerate(LAYERS)}
 SURFACE = {"__init__.py", "__main__.py"}

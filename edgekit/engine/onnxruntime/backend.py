@@ -84,7 +84,8 @@ class OnnxRuntime:
         saved and loaded this way has the same operators, results and latency as one that is optimized in one step,
         and the file can be used on another CPU.
         """
-        from edgekit.graph.initializer_order import order_initializers_of_file  # not for those who only load engines
+        # Not for those who only load engines.
+        from edgekit.graph.initializer_order import order_initializers_of_file
         from edgekit.graph.packing import leave_weights_unpacked
 
         ort = _library()
