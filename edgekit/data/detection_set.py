@@ -30,6 +30,7 @@ class Tally:
         ignored: crowds and difficult objects.
         kept: boxes that were read, in all images.
         moved: paths that were found without their first folders; see `edgekit.data.files.Finder`.
+        remarks: further notes.
     """
 
     clipped: int = 0
@@ -37,6 +38,7 @@ class Tally:
     ignored: int = 0
     kept: int = 0
     moved: int = 0
+    remarks: list[str] = field(default_factory=list)
     _furthest_px: float = 0.0
     _first: str = ""
     _skipped: dict[str, tuple[int, DataError]] = field(default_factory=dict)
@@ -95,7 +97,7 @@ class Tally:
             (self.ignored, "boxes of crowds or difficult objects", "ignored"),
             (self.moved, "paths whose first folders do not exist here", "found without them"),
         )
-        notes = [f"{what}: {count:,} {done}" for count, what, done in counts if count]
+        notes = self.remarks + [f"{what}: {count:,} {done}" for count, what, done in counts if count]
         skipped = self._skipped.items()
         return notes + [f"{what}: {count:,} skipped; the first: {error.message}" for what, (count, error) in skipped]
 

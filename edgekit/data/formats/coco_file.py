@@ -67,18 +67,19 @@ class Image(msgspec.Struct, frozen=True, gc=False):
 
 
 class Annotation(msgspec.Struct, frozen=True, gc=False):
-    """One box, ``[x, y, width, height]`` in px, and its category."""
+    """One box, ``[x, y, width, height]`` in px unless ``bbox_mode`` says otherwise, and its category."""
 
     image_id: Id
     category_id: Id
     bbox: list[float | str | None] | None = None
     iscrowd: int | bool | float | str | None = 0
     id: Id | None = None
+    bbox_mode: int | float | str | None = None
 
     @property
     def content(self) -> tuple[Any, ...]:
         """Everything in it, as a hashable value."""
-        return self.id, self.image_id, self.category_id, tuple(self.bbox or ())
+        return self.id, self.image_id, self.category_id, tuple(self.bbox or ()), self.bbox_mode
 
     @property
     def is_crowd(self) -> bool:
@@ -173,7 +174,7 @@ def names_of_categories(content: CocoFile, file: Path, tally: Tally) -> dict[Id,
     Args:
         content: the file's content.
         file: the file, for messages.
-        tally: counts duplicates of categories.
+        tally: counts duplicates of categories, and those of one name, which are one class.
 
     Raises:
         DataError: there are no categories.
@@ -190,6 +191,10 @@ def names_of_categories(content: CocoFile, file: Path, tally: Tally) -> dict[Id,
     ordered = sorted(first.values(), key=lambda category: _order(category.id))
     parents = Counter(category.supercategory for category in ordered if isinstance(category.supercategory, str))
     classes = [category for category in ordered if same_id(category.id) in used or not _is_no_class(category, parents)]
+    for name, count in Counter(str(category.name) for category in classes).items():
+        if count > 1:
+            ids = ", ".join(str(category.id) for category in classes if str(category.name) == name)
+            tally.remarks.append(f"{file.name}: categories {ids} are all called '{name}': taken as one class")
     return {category.id: str(category.name) for category in classes or ordered}
 
 

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from edgekit.data.coco import COCO_NAMES, is_coco
 from edgekit.data.detection_set import AnnotatedImage, BoxList, DetectionSet, Tally
 from edgekit.data.examples import Choice, Split
 from edgekit.data.files import Finder, files_in, folders_in
+from edgekit.data.formats.coco_boxes import CornerBoxes, corners_of
 from edgekit.data.formats.coco_file import (
     Annotation,
     CocoFile,
@@ -60,8 +59,8 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
     The folder has COCO's own layout (``annotations/instances_val2017.json`` next to ``val2017/``) or that of a Roboflow
     export (``valid/_annotations.coco.json`` next to its images). If the name contains a split other than the requested
     one, the matching file next to it is read; a file without a split in its name is split by a hash of its image names.
-    Boxes are ``[x, y, width, height]``; crowds become `Boxes.ignored`. For tasks with masks or key points, boxes have
-    shapes too; for ``pose``, the file is ``person_keypoints_val2017.json``.
+    Boxes are ``[x, y, width, height]``, or what Detectron2's ``bbox_mode`` says; crowds become `Boxes.ignored`. For
+    tasks with masks or key points, boxes have shapes too; for ``pose``, the file is ``person_keypoints_val2017.json``.
 
     Classes are numbered in the order of the category ids of the first split, then the other splits add theirs, by name,
     so that a class has the same index in all splits. A category that only groups others, as Roboflow's first one, is no
@@ -258,6 +257,7 @@ def _box_lists(
     lists = {key: BoxList(size, tally) for key, size in sizes.items()}
     listed = {same_id(image.id) for image in content.images}
     seen: set[tuple[Any, ...]] = set()
+    forms = CornerBoxes()
     for i, annotation in enumerate(content.annotations):
         where = f"{file}: annotations[{i}]"
         image, category = same_id(annotation.image_id), same_id(annotation.category_id)
@@ -277,22 +277,21 @@ def _box_lists(
             tally.skip("copies of annotations", DataError(message))
         elif image in lists:  # else its image was skipped
             seen.add(annotation.content)
-            _add(lists[image], annotation, class_of[category], where)
+            _add(lists[image], forms, annotation, class_of[category], where)
+    forms.require_sizes()
     return lists
 
 
-def _add(boxes: BoxList, annotation: Annotation, label: int, where: str) -> None:
-    bbox = annotation.bbox or []
-    if len(bbox) != 4:
-        boxes.tally.skip_faulty(DataError(f"{where}.bbox: expected `array` of length 4, got {len(bbox)}"))
-        return
+def _add(boxes: BoxList, forms: CornerBoxes, annotation: Annotation, label: int, where: str) -> None:
     try:
-        x, y, width, height = np.asarray(bbox, np.float64).tolist()
-    except (TypeError, ValueError):
-        boxes.tally.skip_faulty(DataError(f"{where}.bbox: expected four numbers, got {str(bbox)[:80]}"))
+        corners = corners_of(annotation, where)
+    except DataError as e:
+        boxes.tally.skip_faulty(e)
         return
+    if annotation.bbox_mode is None:
+        forms.add(corners, boxes.size, f"{where}.bbox")
     boxes.add(
-        (x, y, x + width, y + height),
+        corners,
         label,
         f"{where}.bbox",
         ignored=annotation.is_crowd,
