@@ -181,9 +181,11 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
     else:
         named = bool(colon) and prefix in _READERS
         path = _existing(rest if named else source, source)
-        reader = prefix if named else _format(path)
+        reader, notes = (prefix, []) if named else _format(path)
         _check_target(target, source, reader)
         found = _attribute(_READERS[reader])(path, choice)
+        if notes:
+            found.notes = [*notes, *found.notes]
     if task is not None and found.task != task and not (found.task == "detect" and needed_shape(task)):
         raise DataError(f"data set {source}: expected one for the task '{task}', got one for '{found.task}'")
     checked: DataSet = found
@@ -225,7 +227,8 @@ def is_data_set(source: str) -> bool:
     if prefix in _GENERATED or (colon and prefix in _READERS):
         return True
     try:
-        return bool(_format(_existing(source, source)))
+        _format(_existing(source, source))
+        return True
     except (DataError, UsageError):
         return False
 
@@ -367,6 +370,7 @@ def _existing(text: str, source: str) -> Path:
     )
 
 
-def _format(path: Path) -> str:
-    found: str = _attribute("edgekit.data.formats.detect:format_from_path")(path)
+def _format(path: Path) -> tuple[str, list[str]]:
+    """Returns the format of a path, and notes; see `edgekit.data.formats.detect.Detected`."""
+    found: tuple[str, list[str]] = _attribute("edgekit.data.formats.detect:format_from_path")(path)
     return found

@@ -71,11 +71,7 @@ def _checked_array(feeds: Mapping[str, Any], spec: TensorSpec, chosen: dict[str,
     expected = f"input '{spec.name}': expected {spec.dtype} ({_dimensions(sizes)})"
     if spec.name not in feeds:
         raise RunError(f"{expected}, got nothing", hint=f"given inputs: {', '.join(map(str, feeds)) or 'none'}")
-    given = feeds[spec.name]
-    if isinstance(given, np.generic):  # what arithmetic on arrays without dimensions returns
-        given = np.asarray(given)
-    if not isinstance(given, (np.ndarray, ForeignArray)):
-        raise RunError(f"{expected}, got {type(given).__name__}", hint="convert it with numpy.asarray")
+    given = _array(feeds[spec.name], expected)
     array: Array = in_float32(given, spec.dtype) if isinstance(given, np.ndarray) else given
     got = f"({_dimensions(array.shape)})"
     dtype = array.dtype.name if isinstance(array, np.ndarray) else array.dtype
@@ -94,6 +90,21 @@ def _checked_array(feeds: Mapping[str, Any], spec: TensorSpec, chosen: dict[str,
     if isinstance(array, ForeignArray) and not array.is_contiguous:
         raise RunError(f"{expected}, contiguous, got strides of {array.strides} bytes", hint="copy it: x.contiguous()")
     return array
+
+
+def _array(given: Any, expected: str) -> Array:
+    """Returns an array of NumPy or of a GPU as it is, and one of another library, such as PyTorch, without a copy."""
+    if isinstance(given, (np.ndarray, ForeignArray)):
+        return given
+    kind = type(given).__name__
+    if not hasattr(given, "__array__"):
+        raise RunError(f"{expected}, got {kind}", hint="convert it with numpy.asarray")
+    try:
+        return np.asarray(given)
+    except Exception as e:  # other libraries raise what they like: PyTorch a RuntimeError, and a TypeError for bfloat16
+        reason = str(e).partition("\n")[0]
+        hint = "pass a tensor on the CPU without gradients, of a type that NumPy has: x.detach().cpu().float()"
+        raise RunError(f"{expected}, got {kind}, which does not convert to an array: {reason}", hint=hint) from e
 
 
 def _dimensions(shape: Sequence[Size | str]) -> str:

@@ -128,12 +128,14 @@ class Session:
         ``__cuda_array_interface__``), it is read there, and the outputs are `DeviceArray`, which stay there.
 
         Types and shapes must be those of the engine, but an input of float32 also takes FP16, BF16 and FP64 from the
-        host. Dynamic sizes must be in the range that it was built for; memory order and byte order may differ. Values
-        are not checked: NaN is passed on. The caller owns the outputs. They may be views that are not contiguous; use
-        `numpy.ascontiguousarray` for C order.
+        host. Arrays of other libraries on the host, such as PyTorch's tensors, are read without a copy if they convert
+        to NumPy's (``__array__``); the outputs are NumPy's. Dynamic sizes must be in the range that it was built for;
+        memory order and byte order may differ. Values are not checked: NaN is passed on. The caller owns the outputs.
+        They may be views that are not contiguous; use `numpy.ascontiguousarray` for C order.
 
         Raises:
-            RunError: an input is missing, unknown, of another type or shape, or out of range; the session is closed.
+            RunError: an input is missing, unknown, no array, of another type or shape, or out of range; the session is
+                closed.
         """
         if are_ready(feeds, self.inputs):
             return self._engine.run(feeds)
@@ -141,7 +143,7 @@ class Session:
             return dict(self._engine.run_on_device(feeds, self.manifest))
         return self._engine.run(host_arrays(checked(feeds, self.inputs, self.manifest)))
 
-    def run_async(self, feeds: Mapping[str, np.ndarray]) -> Pending[dict[str, np.ndarray]]:
+    def run_async(self, feeds: Mapping[str, Any]) -> Pending[dict[str, np.ndarray]]:
         """Starts a run and returns immediately; ``result()`` of the returned object waits for the outputs.
 
         Runs execute in the order in which they were started. The caller may change the arrays after the call. On a

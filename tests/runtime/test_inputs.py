@@ -8,6 +8,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 
 from edgekit.errors import RunError
 from edgekit.runtime.inputs import NATIVE, are_ready, checked, host_arrays
@@ -77,3 +78,45 @@ def test_a_numpy_scalar_is_an_array_without_dimensions() -> None:
     assert isinstance(found, np.ndarray) and found.shape == () and found == 1.5
     with pytest.raises(RunError, match="expected float32 .*, got float\n"):
         checked({"scale": 1.5}, scale, manifest)
+
+
+class Wrapped:
+    """An array of another library, which converts to NumPy's."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        self.array = array
+
+    def __array__(self, dtype: Any = None, copy: Any = None) -> np.ndarray:
+        return self.array
+
+
+def taken(x: Any) -> np.ndarray:
+    manifest: Any = SimpleNamespace(inputs=SPECS, shapes={}, rebuild="")
+    return host_arrays(checked({"x": x, "ids": IDS}, SPECS, manifest))["x"]
+
+
+def test_arrays_of_other_libraries_are_read_without_a_copy() -> None:
+    tensor = torch.arange(6, dtype=torch.float32).reshape(2, 3)
+    for given in (tensor, Wrapped(X), torch.tensor(X.T.copy()).T):
+        np.testing.assert_array_equal(taken(given), X)
+    assert np.shares_memory(taken(tensor), tensor.numpy())
+    np.testing.assert_array_equal(taken(tensor.half()), X)
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (torch.zeros((2, 3), dtype=torch.int32), r"expected float32 \(2, 3\), got int32 \(2, 3\)"),
+        (torch.zeros((3, 2)), r"expected float32 \(2, 3\), got \(3, 2\)"),
+        (torch.zeros((2, 3), requires_grad=True), r"got Tensor, which does not convert to an array: Can't call numpy"),
+        (torch.zeros((2, 3), dtype=torch.bfloat16), "got Tensor, which does not convert to an array: .*BFloat16"),
+        (torch.zeros((2, 3), device="meta"), "got Tensor, which does not convert to an array"),
+        (Wrapped(np.array([[None] * 3] * 2)), r"got object \(2, 3\)"),
+        (X.tolist(), "got list"),
+        ("x", "got str"),
+    ],
+)
+def test_other_inputs_are_refused_with_a_way_on(x: Any, message: str) -> None:
+    with pytest.raises(RunError, match=message) as error:
+        taken(x)
+    assert error.value.hint or "3, 2" in message

@@ -124,6 +124,11 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
     """
     file, split, notes = _file(path, choice.split)
     layout = _layout(file, choice)
+    if layout.columns == 2 and is_table_of_images(layout.header):
+        raise DataError(
+            f"{file}: expected numbers and a target, got {', '.join(layout.header)}: a table that names images",
+            hint=TABLE_OF_IMAGES_HINT,
+        )
     if split is not None:
         _require_same_columns(path, layout, file, split, choice)
     if choice.target is None and layout.target != layout.columns - 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from edgekit.data.files import files_in, folders_in
 from edgekit.data.formats.coco_json import coco_json_files
@@ -17,7 +19,7 @@ from edgekit.data.formats.yolo_source import has_labelled_images, yolo_configs, 
 from edgekit.data.images import image_suffixes
 from edgekit.errors import DataError
 
-__all__ = ["format_from_path"]
+__all__ = ["Detected", "format_from_path"]
 
 _START_BYTES = 1 << 16
 _EXPECTED = (
@@ -26,19 +28,41 @@ _EXPECTED = (
 )
 
 
-def format_from_path(path: Path) -> str:
-    """Returns the format's name, which is also its path prefix: ``coco`` as in ``coco:annotations.json``.
+_ANNOTATIONS = {"coco": "COCO's JSON", "voc": "VOC's XML", "yolo": "YOLO's text files"}
+
+
+class Detected(NamedTuple):
+    """A format.
+
+    Attributes:
+        format: its name, which is also its path prefix: ``coco`` as in ``coco:annotations.json``.
+        notes: says which annotations are read, if a folder has those of several formats.
+    """
+
+    format: str
+    notes: list[str]
+
+
+def format_from_path(path: Path) -> Detected:
+    """Returns the format of a file or a folder.
 
     Raises:
         DataError: the format is not supported.
     """
     try:
         found = _of_folder(path) if path.is_dir() else _of_file(path)
+        notes = _notes_on_others(path, found) if found in _ANNOTATIONS and path.is_dir() else []
     except OSError as e:
         raise DataError(f"{path}: expected a readable file or folder, got: {e.strerror or e}") from e
     if found is None:
         raise _unknown(path)
-    return found
+    return Detected(found, notes)
+
+
+def _notes_on_others(path: Path, used: str) -> list[str]:
+    others = [found for found in _annotations(path) if found != used]
+    names = " and ".join(f"{_ANNOTATIONS[other]} ({other}:{path})" for other in others)
+    return [f"{path} has annotations in several formats: {_ANNOTATIONS[used]} is read, not {names}"] if others else []
 
 
 def _unknown(path: Path) -> DataError:
@@ -69,23 +93,28 @@ def _of_file(path: Path) -> str | None:
 
 def _of_folder(path: Path) -> str | None:
     files, folders = files_in(path), folders_in(path)
-    names = {entry.name for entry in files}
-    if any(is_idx_name(name) for name in names):
+    if any(is_idx_name(file.name) for file in files):
         return "idx"
-    if coco_json_files(path):
-        return "coco"
-    if voc_root(path) is not None:
-        return "voc"
-    if _is_yolo(path, names | {folder.name for folder in folders}):
-        return "yolo"
-    if any(_is_coco_json(file) for file in files if file.suffix.lower() == ".json"):
-        return "coco"
+    if annotations := next(_annotations(path), None):
+        return annotations
     if split_folders(path) or any(files_in(folder, *image_suffixes()) for folder in folders):
         return "folder"
     suffixes = {entry.suffix.lower() for entry in files}
     if ".csv" in suffixes:
         return "csv"
     return "text" if suffixes & {".src", ".tsv"} else None
+
+
+def _annotations(path: Path) -> Iterator[str]:
+    """Yields the formats of the annotations of boxes in a folder; the first one is read."""
+    if coco_json_files(path):
+        yield "coco"
+    if voc_root(path) is not None:
+        yield "voc"
+    if _is_yolo(path, {entry.name for entry in (*files_in(path), *folders_in(path))}):
+        yield "yolo"
+    if any(_is_coco_json(file) for file in files_in(path, ".json")):
+        yield "coco"
 
 
 def _folder_below(path: Path) -> Path | None:

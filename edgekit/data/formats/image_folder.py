@@ -138,10 +138,11 @@ def _require_classes(root: Path, classes: Sequence[Path]) -> None:
         raise _other(root, f"{root}: expected a subfolder for each class in {names}, got images without classes")
     other = next((folder for folder in classes if _has_other_files(folder)), None)
     if other is not None:
-        raise DataError(
-            f"{root}: expected images in the folder of each class, got other files alone in {other.name}",
-            hint=f"move {other.name} out of the data set if it is no class",
-        )
+        message = f"{root}: expected images in the folder of each class, got other files alone in {other.name}"
+        known = unsupported_format(other)
+        if known is not None:
+            raise DataError(f"{message}: {known.name}", hint=known.hint)
+        raise DataError(message, hint=f"move {other.name} out of the data set if it is no class")
 
 
 def _has_other_files(folder: Path) -> bool:

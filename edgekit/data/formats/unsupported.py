@@ -10,10 +10,10 @@ from edgekit.data.files import files_in, folders_in
 from edgekit.data.formats.text_lines import utf8_bytes
 from edgekit.errors import DataError
 
-__all__ = ["TABLE_OF_IMAGES_HINT", "Unsupported", "is_table_of_images", "unsupported_format"]
+__all__ = ["TABLE_OF_IMAGES_HINT", "Unsupported", "is_table_of_images", "program_of_line", "unsupported_format"]
 
 _START_BYTES = 1 << 16
-_EXPORT = "export it as COCO, VOC or YOLO, which are read"
+_EXPORT = "export or convert it to COCO, VOC or YOLO, which are read"
 TABLE_OF_IMAGES_HINT = (
     "tables that name images are not read: write a folder for each class, or export boxes as COCO, VOC or YOLO"
 )
@@ -22,6 +22,7 @@ _BY_SUFFIX = {
     (".odgt",): ("CrowdHuman's annotations", _EXPORT),
     (".manifest",): ("a manifest of Amazon SageMaker Ground Truth", _EXPORT),
     (".tfrecord", ".tfrecords", ".record"): ("TFRecord files", _EXPORT),
+    (".jsonl", ".ndjson"): ("a file with a JSON object in each line", _EXPORT),
     (".parquet", ".arrow", ".feather"): ("a table of Apache Arrow", "write images as files, and tables as CSV"),
     (".xlsx", ".xls", ".ods"): ("a spreadsheet", "save it as CSV"),
     (".npz", ".npy"): ("NumPy arrays", "write images as files, and tables as CSV"),
@@ -32,12 +33,15 @@ _BY_JSON = {
     (b'"imagePath"', b'"shape_type"'): "labelme's JSON",
     (b'"shape_attributes"', b'"_via_settings"', b'"_via_img_metadata"'): "VIA's JSON",
     (b'"classTitle"', b'"geometry_config"', b'"projectType"'): "Supervisely's JSON",
-    (b'"completed_by"', b'"from_name"'): "Label Studio's own JSON",
+    (b'"completed_by"', b'"from_name"', b'"rectanglelabels"', b'"original_width"'): "Label Studio's own JSON",
     (b'"label_id"', b'"media_type"'): "Datumaro's JSON",
     (b'"box2d"', b'"poly2d"'): "the JSON of BDD100K or Scalabel",
     (b'"boundingBox"',): "VoTT's JSON",
     (b'"coordinates"',): "CreateML's JSON",
     (b'"bounding_box"',): "FiftyOne's JSON of boxes",
+    (b'"imgHeight"',): "the JSON of Cityscapes",
+    (b'"data_row"',): "Labelbox's JSON",
+    (b'"bbox_mode"',): "the JSON of Detectron2's dataset dicts",
     (b'"_media_type"', b'"sample_fields"', b'"_sample_collection_id"'): "FiftyOne's own JSON",
 }
 _BY_NAME = {
@@ -50,6 +54,10 @@ _BY_NAME = {
 _IMAGE_COLUMNS = frozenset(
     "filename file_name file filepath image image_id imageid image_name image_path img img_path path".split()
 )
+
+
+_CLASSES_OF_IMAGES = (b'"classes"', b'"labels"')
+_DOTA_FIELDS, _KITTI_FIELDS, _VISDRONE_COMMAS = 10, (15, 16), 7
 
 
 class Unsupported(NamedTuple):
@@ -70,8 +78,22 @@ def unsupported_format(path: Path) -> Unsupported | None:
 
 
 def is_table_of_images(header: tuple[str, ...]) -> bool:
-    """Whether one of a table's columns names images."""
-    return any(name.strip().lower() in _IMAGE_COLUMNS for name in header)
+    """Whether one of a table's columns names images: one called so, or ``id`` if the class is the only other one."""
+    names = [name.strip(" \t\r\"'").lower() for name in header]
+    return not _IMAGE_COLUMNS.isdisjoint(names) or (len(names) == 2 and names[0] == "id")
+
+
+def program_of_line(line: str) -> str | None:
+    """Returns the name of the labels of which a line of text is typical, if it is one that is known and not read."""
+    fields = line.split()
+    words = [not field.replace(".", "").lstrip("-").isdigit() for field in fields]
+    if len(fields) in _KITTI_FIELDS and words == [True] + [False] * (len(fields) - 1):
+        return "labels of KITTI"
+    if len(fields) == _DOTA_FIELDS and words == [False] * 8 + [True, False] or line.startswith("imagesource:"):
+        return "labels of DOTA, which have corners in px, a name and a difficulty"
+    if len(fields) == 1 and line.count(",") >= _VISDRONE_COMMAS:
+        return "labels with commas, as VisDrone and MOT have them"
+    return None
 
 
 def _candidates(path: Path) -> Iterator[Path]:
@@ -108,12 +130,23 @@ def _of_file(file: Path) -> Unsupported | None:
         header = _start(file).partition(b"\n")[0].decode("utf-8", "replace")
         images = is_table_of_images(tuple(header.split(",")))
         return Unsupported("a table that names images", TABLE_OF_IMAGES_HINT) if images else None
+    if suffix == ".txt":
+        return _of_text(file)
     if named := next((found for suffixes, found in _BY_SUFFIX.items() if suffix in suffixes), None):
         return Unsupported(*named)
     if suffix != ".json":
         return None
     start = _start(file)
     program = next((name for words, name in _BY_JSON.items() if any(word in start for word in words)), None)
+    if program is None and all(word in start for word in _CLASSES_OF_IMAGES):
+        return Unsupported("FiftyOne's JSON of classes", "export it as FiftyOne's ImageClassificationDirectoryTree")
+    return Unsupported(program, _EXPORT) if program else None
+
+
+def _of_text(file: Path) -> Unsupported | None:
+    if file.name.lower().startswith("wider_face"):
+        return Unsupported("the lists of WIDER FACE", _EXPORT)
+    program = program_of_line(_start(file).partition(b"\n")[0].decode("utf-8", "replace").strip())
     return Unsupported(program, _EXPORT) if program else None
 
 

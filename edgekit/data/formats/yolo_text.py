@@ -10,6 +10,7 @@ from edgekit.data.detection_set import AnnotatedImage, BoxList, Corners, Detecti
 from edgekit.data.examples import Boxes, Choice, Split
 from edgekit.data.files import AnyCase, Finder, child, files_in
 from edgekit.data.formats.text_lines import text_lines
+from edgekit.data.formats.unsupported import program_of_line
 from edgekit.data.formats.yolo_long_lines import LongLines
 from edgekit.data.formats.yolo_source import NAME_FILES, YoloSource, yolo_source
 from edgekit.data.images import image_suffixes, images_below
@@ -24,8 +25,8 @@ __all__ = ["yolo_from_path"]
 # Folders of images, whose labels are in the same place below labels; the last three are those of Darknet's data.c.
 IMAGE_FOLDERS = ("images", "jpegimages", "raw")
 _LONG_LINES = (
-    "lines of predictions end with a score, which labels do not have; keypoints need kpt_shape in data.yaml; outlines "
-    "have an even number of coordinates, six or more"
+    "lines of predictions end with a score or a track id, which labels do not have; keypoints need kpt_shape in "
+    "data.yaml; outlines have an even number of coordinates, six or more"
 )
 # Ultralytics accepts fractions from and up to these, to allow for rounding.
 _MIN_FRACTION, _MAX_FRACTION = -0.01, 1.01
@@ -213,7 +214,7 @@ def _boxes(file: Path, source: YoloSource, tally: Tally, needed: str, long_lines
             continue
         seen.add(text)
         try:
-            _require_no_dota(fields, where)
+            _require_yolo(text, where)
             label = _label(fields[0], source.names, where)
             numbers = _numbers_of(fields[1:], where)
             if len(numbers) > 4 and not source.keypoints[0]:
@@ -243,12 +244,12 @@ def _class_hint(text: str) -> str:
     return "" if text[:1].isdigit() or text.startswith("-") else "label files have the number of a class, not its name"
 
 
-def _require_no_dota(fields: list[str], where: str) -> None:
-    """Refuses DOTA's lines, whose corners in px would else be taken for a class and an outline."""
-    if len(fields) == 10 and fields[9].isdigit() and not fields[8].replace(".", "").isdigit():
+def _require_yolo(line: str, where: str) -> None:
+    """Refuses lines of other programs: DOTA's corners in px would else be taken for a class and an outline."""
+    if other := program_of_line(line):
         raise DataError(
-            f"{where}: expected a class and numbers, got corners in px, a name and a difficulty, as DOTA has them",
-            hint="export as YOLOv8's rotated boxes (OBB)",
+            f"{where}: expected a class and numbers, got {other}",
+            hint="write class cx cy width height, as fractions of the image, or export as COCO, VOC or YOLO",
         )
 
 
@@ -264,10 +265,11 @@ def _corners(numbers: list[float], keypoints: tuple[int, int], where: str) -> tu
     keypoint_numbers = math.prod(keypoints)
     if keypoint_numbers and len(numbers) == 4 + keypoint_numbers:
         numbers = numbers[:4]
-    outline = len(numbers) >= 6 and len(numbers) % 2 == 0
+    outline = not keypoint_numbers and len(numbers) >= 6 and len(numbers) % 2 == 0
     if len(numbers) != 4 and not outline:
+        more = f", or {4 + keypoint_numbers} with the key points of kpt_shape" if keypoint_numbers else ""
         raise DataError(
-            f"{where}: expected 4 numbers after the class (cx cy width height), got {len(numbers)}",
+            f"{where}: expected 4 numbers after the class (cx cy width height){more}, got {len(numbers)}",
             hint=_LONG_LINES if len(numbers) > 4 else "",
         )
     if not all(_MIN_FRACTION <= number <= _MAX_FRACTION for number in numbers):  # rejects NaN too

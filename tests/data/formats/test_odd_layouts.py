@@ -117,7 +117,10 @@ def test_outlines_may_be_a_hundredth_outside_as_in_ultralytics(tmp_path: Path) -
         ("0,0.25,0.25,0.5,0.5", "with spaces"),
         (f"{RED} 0.97", "predictions end with a score"),
         ("red 0.25 0.25 0.5 0.5", "the number of a class, not its name"),
-        ("1 10 50 10 50 50 10 50 red 0", "as DOTA has them"),
+        ("1 10 50 10 50 50 10 50 red 0", "labels of DOTA"),
+        ("Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59", "labels of KITTI"),
+        ("684,8,273,116,0,0,0,0", "VisDrone and MOT"),
+        (f"{RED} 0.97 3", "whose lines end with a score and a track id"),
     ],
 )
 def test_lines_of_other_formats_are_named(tmp_path: Path, line: str, hint: str) -> None:

@@ -92,6 +92,18 @@ def test_a_parent_that_is_annotated_and_a_flat_list_of_parents_are_classes(tmp_p
     assert data_set(str(coco(tmp_path / "c" / "val.json", labelme, ["a.png"]))).labels == ("red", "blue")
 
 
+@pytest.mark.parametrize("name", ["instances_val.json", "boxes.json"])
+def test_a_note_says_which_of_several_annotations_is_read(tmp_path: Path, name: str) -> None:
+    coco(tmp_path / name, CLASSES, ["images/a.png"])
+    text(tmp_path / "labels" / "a.txt", RED)
+    text(tmp_path / "Annotations" / "a.xml", xml(CORNERS))
+    used, other = ("COCO's JSON", "YOLO's text files (yolo:") if "instances" in name else ("VOC's XML", "YOLO's")
+    examples = data_set(str(tmp_path), split="val" if "val" in name else "train")
+    assert f"{tmp_path} has annotations in several formats: {used} is read, not " in examples.notes[0]
+    assert other in examples.notes[0]
+    assert not any("several formats" in note for note in data_set(f"yolo:{tmp_path}", split="train").notes)
+
+
 def test_splits_that_number_their_categories_differently_are_united_by_name(tmp_path: Path) -> None:
     swapped = [{"id": 1, "name": "blue"}, {"id": 2, "name": "red"}, {"id": 3, "name": "green"}]
     coco(tmp_path / "train.json", CLASSES, ["a.png", "b.png"])

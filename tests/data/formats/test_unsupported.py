@@ -28,6 +28,7 @@ SUPERVISELY = '{"classes": [{"title": "a"}], "tags": [], "projectType": "images"
 LABEL_STUDIO = '[{"id": 1, "annotations": [{"completed_by": 1, "result": []}], "data": {"image": "1.jpg"}}]'
 
 DATUMARO = '{"info": {}, "categories": {}, "items": [{"id": "1", "annotations": [{"type": "bbox", "label_id": 0}]}]}'
+KITTI = "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n"
 BDD = '[{"name": "1.jpg", "labels": [{"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 4, "y2": 4}}]}]'
 VOTT = '{"asset": {"name": "1.jpg"}, "regions": [{"tags": ["a"], "boundingBox": {"height": 4}}]}'
 CREATEML = '[{"image": "1.jpg", "annotations": [{"label": "a", "coordinates": {"x": 4, "y": 4}}]}]'
@@ -55,6 +56,29 @@ CREATEML = '[{"image": "1.jpg", "annotations": [{"label": "a", "coordinates": {"
         ({"data/train-00000-of-00001.parquet": ""}, "Apache Arrow"),
         ({"train/1.png": "", "train/metadata.jsonl": "{}"}, "Hugging Face's imagefolder with metadata"),
         ({"train/1.jpg": "", "train/_annotations.csv": "", "valid/1.jpg": ""}, "a table of boxes"),
+        (
+            {"1.jpg": "", "vott.csv": '"image","xmin","ymin","xmax","ymax","label"\n"1.jpg",1,1,2,2,"a"\n'},
+            "a table that",
+        ),
+        ({"training/image_2/1.png": "", "training/label_2/1.txt": KITTI}, "labels of KITTI"),
+        ({"images/1.jpg": "", "annotations/1.txt": "684,8,273,116,0,0,0,0\n"}, "VisDrone and MOT"),
+        ({"images/1.png": "", "labelTxt/1.txt": "imagesource:GoogleEarth\ngsd:0.1\n"}, "labels of DOTA"),
+        (
+            {
+                "WIDER_train/images/0--Parade/1.jpg": "",
+                "WIDER_val/images/0--Parade/2.jpg": "",
+                "wider_face_split/wider_face_train_bbx_gt.txt": "0--Parade/1.jpg",
+            },
+            "WIDER FACE",
+        ),
+        ({"data/1.jpg": "", "labels.json": '{"classes": ["a"], "labels": {"1": 0}}'}, "FiftyOne's JSON of classes"),
+        (
+            {"1.jpg": "", "min.json": '[{"image": "/data/upload/1.jpg", "label": [{"rectanglelabels": []}]}]'},
+            "Label St",
+        ),
+        ({"train/1.jpg": "", "a.json": '[{"file_name": "1.jpg", "annotations": [{"bbox_mode": 0}]}]'}, "Detectron2"),
+        ({"data/1.jpg": "", "export.ndjson": "{}"}, "a file with a JSON object in each line"),
+        ({"train/1.jpg": "", "test/2.jpg": "", "labels.csv": "id,breed\n1,pug\n"}, "a table that names images"),
         ({"train/1.jpg": "", "train/_annotations.txt": "", "valid/1.jpg": ""}, "a list of images with their boxes"),
     ],
 )
@@ -84,6 +108,13 @@ def test_a_table_of_boxes_gets_a_hint(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="line 2, column 'filename'") as error:
         data_set(f"csv:{tmp_path / 't.csv'}")
     assert "tables that name images are not read" in error.value.hint
+
+
+@pytest.mark.parametrize("rows", ["id,label\n1,3\n2,5\n", "image_id,label\n1,cat\n2,dog\n"])
+def test_numbers_of_images_are_no_features(tmp_path: Path, rows: str) -> None:
+    written(tmp_path, {"trainLabels.csv": rows})
+    with pytest.raises(DataError, match="a table that names images"):
+        data_set(f"csv:{tmp_path / 'trainLabels.csv'}", split="train")
 
 
 @pytest.mark.parametrize(

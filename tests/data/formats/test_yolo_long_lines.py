@@ -61,3 +61,33 @@ def test_outlines_with_the_same_number_of_corners_are_outlines(tmp_path: Path, c
 def test_outlines_beside_boxes_are_outlines(tmp_path: Path) -> None:
     lines = ["0 0.5 0.5 0.2 0.2", polygon(6, 0.2, 0.5, 0.5), polygon(9, 0.2, 0.5, 0.5)]
     assert len(data_set(written(tmp_path, lines), split="train"))
+
+
+def tracked(number: int, extra: str = "") -> str:
+    """A line of Ultralytics' ``save_txt`` with ``save_conf`` and a track id: LINE % (*xywhn, conf, id) with %g."""
+    return f"0 {0.5 + 0.01 * number} 0.5 0.2 0.25 {extra}0.8{number} {number}"
+
+
+@pytest.mark.parametrize("lines", [[tracked(1)], [tracked(i) for i in (1, 2, 3)], [tracked(4, "0.5 0.5 0.6 0.6 ")] * 2])
+@pytest.mark.parametrize("task", [None, "segment"])
+def test_predictions_of_tracked_objects_are_refused(tmp_path: Path, lines: list[str], task: str | None) -> None:
+    with pytest.raises(DataError, match="expected labels, got predictions, whose lines end with a score and a track"):
+        data_set(written(tmp_path, lines), split="train", task=task)
+
+
+def test_predictions_with_key_points_are_no_outlines(tmp_path: Path) -> None:
+    root = written(tmp_path, [pose(2, 2) + " 0.9 1"])
+    (tmp_path / "data.yaml").write_text("train: images\nkpt_shape: [2, 2]\nnames: [a]\n")
+    with pytest.raises(DataError, match=r"expected 4 numbers after the class \(cx cy width height\), or 8 with"):
+        data_set(root, split="train")
+
+
+@pytest.mark.parametrize(
+    "lines", [["0 0.1 0.2 0.6 0.3 0.4 1"], ["0 0.4 0.4 0.5 0.2 0.3 0.8", "0 0.5 0.5 0.4 0.4 0.5 1"]]
+)
+def test_triangles_that_end_at_the_lower_edge_are_triangles(tmp_path: Path, lines: list[str]) -> None:
+    points = np.array(lines[0].split()[1:], float).reshape(-1, 2)
+    root = written(tmp_path, lines)
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [a]\n")
+    corners = data_set(root, split="train")[0].target.corners
+    np.testing.assert_allclose(corners[0], np.concatenate([points.min(0), points.max(0)]) * [100, 50, 100, 50], 1e-5)
