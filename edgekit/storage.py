@@ -39,6 +39,7 @@ __all__ = [
     "remove_abandoned",
     "remove_folder",
     "require_room",
+    "resolved",
     "sha256_of",
     "staging_place",
     "storage_error",
@@ -104,7 +105,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         yield path
         return
-    target = path.resolve()
+    target = resolved(path)
     # A rename needs permissions of the folder only: without this check, a write-protected file would be replaced.
     if target.exists() and not os.access(target, os.W_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
@@ -360,6 +361,20 @@ def is_storage(error: OSError) -> bool:
     return error.errno in _NO_ROOM or error.errno in _NOT_OURS
 
 
+def resolved(path: str | Path) -> Path:
+    """Returns an absolute path without links.
+
+    Raises:
+        OSError: links lead to each other, or the path is relative and the working directory was deleted.
+    """
+    try:
+        return Path(path).resolve()
+    except RuntimeError as e:  # of pathlib, before Python 3.13
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path)) from e
+    except FileNotFoundError as e:
+        raise FileNotFoundError(errno.ENOENT, "the working directory was deleted", str(path)) from e
+
+
 def storage_error(error: OSError, place: Path, *, needed_bytes: int = 0, written_bytes: int = 0) -> BuildError:
     """Returns the error to raise if a file in ``place`` could not be written.
 
@@ -375,9 +390,12 @@ def storage_error(error: OSError, place: Path, *, needed_bytes: int = 0, written
     file = Path(str(error.filename)) if error.filename else place
     at = "" if file == place else f" ({file.name if _staging(file) else file})"
     why = _NO_ROOM.get(number) or _NOT_OURS.get(number) or error.strerror or str(error)
-    need = f"{needed_bytes:,} bytes needed" if needed_bytes else f"more than {written_bytes or staged:,} bytes needed"
+    need = (
+        f"{needed_bytes:,} bytes needed, " if needed_bytes else f"more than {written_bytes or staged:,} bytes needed, "
+    )
     is_begun = needed_bytes or written_bytes or staged
-    free = f"; {need}, {free_bytes(place) + staged:,} bytes free" if is_begun or number in _NO_ROOM else ""
+    free = f"; {need if is_begun else ''}{free_bytes(place) + staged:,} bytes free"
+    free = free if is_begun or number in _NO_ROOM else ""
     room = "make room or " if number in _NO_ROOM else ""
     return BuildError(
         f"cannot write {place}{at}: {why}{free}", hint=f"{room}choose another place with {argument('output')}"

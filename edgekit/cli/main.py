@@ -182,6 +182,10 @@ def _of_system(error: BaseException) -> tuple[str, str] | None:
         # The system refuses every use of such a name, the question whether it exists too.
         name = Path(str(error.filename)).name
         return f"{name[:40]}…: the name is too long for a file: {len(os.fsencode(name))} bytes", "use a shorter name"
+    if isinstance(error, OSError) and error.errno == errno.ELOOP:
+        return f"{error.filename}: links lead to each other", "remove one of them"
+    if isinstance(error, FileNotFoundError) and error.filename is None and not _has_working_directory():
+        return "the working directory was deleted", "change to a folder that exists"
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"{error.object!r}: expected a name in UTF-8, got other bytes", "rename the file or the folder"
     if isinstance(error, MemoryError):
@@ -189,6 +193,13 @@ def _of_system(error: BaseException) -> tuple[str, str] | None:
             ": "
         ), "choose smaller inputs, a smaller batch or fewer images"
     return None
+
+
+def _has_working_directory() -> bool:
+    try:
+        return bool(os.getcwd())
+    except OSError:
+        return False
 
 
 def _hint_of(error: click.ClickException, arguments: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from edgekit.engine.bundle.manifest import Manifest, manifest_in, read_engine
+from edgekit.engine.bundle.manifest import Manifest, manifest_in, read_engine, rebuild_hint
 from edgekit.errors import BackendUnavailable, EngineMismatch, GraphError
 from edgekit.extras import install_command
 from edgekit.specs import TensorSpec
@@ -183,6 +183,8 @@ def _inspection_in(path: Path, shapes: Mapping[str, Sequence[int]]) -> Inspectio
     try:
         wanted = {name: shapes.get(name, shape.opt) for name, shape in manifest.shapes.items()}
         _, stats = graph_and_stats(path / GRAPH_FILE, wanted)
+    except GraphError as e:
+        raise EngineMismatch(e.message, hint=rebuild_hint(manifest.rebuild)) from e
     except ImportError as e:
         if engine is None:
             raise BackendUnavailable(

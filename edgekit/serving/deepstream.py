@@ -21,6 +21,7 @@ from edgekit.recipe.schema import Preprocess
 from edgekit.serving.deepstream_parsers import CLASSIFIER, Parser, parser_of
 from edgekit.serving.exported_folder import labels_text, require_one_line_labels, require_own_folder, sealed
 from edgekit.specs import Precision, TensorSpec
+from edgekit.storage import resolved
 
 __all__ = ["CONFIG", "DeepStreamModel", "export_deepstream"]
 
@@ -68,7 +69,7 @@ def export_deepstream(bundle: Path, folder: Path) -> DeepStreamModel:
         EngineMismatch: the bundle is damaged, or has a graph that nvinfer cannot build.
         BuildError: the folder cannot be written.
     """
-    return read_engine(bundle, lambda found: _exported(found.at, Path(folder).resolve()))
+    return read_engine(bundle, lambda found: _exported(found.at, resolved(folder)))
 
 
 def _exported(bundle: Path, place: Path) -> DeepStreamModel:

@@ -20,6 +20,7 @@ from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import BuildError, EngineMismatch, UsageError
 from edgekit.serving.exported_folder import labels_text, require_one_line_labels, require_own_folder, sealed
 from edgekit.specs import TensorSpec
+from edgekit.storage import resolved
 
 __all__ = ["TritonModel", "export_triton"]
 
@@ -112,7 +113,7 @@ def _exported(bundle: Path, repository: Path, name: str | None) -> TritonModel:
     called = re.sub(r"[^\w.-]", "_", manifest.name) if name is None else name
     if not re.fullmatch(r"\w[\w.-]*", called):
         raise UsageError(f"{argument('name')}: expected letters, digits, '.', '_' and '-', got '{called}'")
-    place = Path(repository).resolve() / called
+    place = resolved(repository) / called
     files = {f"{VERSION}/{file}" for runner in RUNNERS.values() for file in runner.files.values()}
     require_own_folder(place, config=CONFIG, ours={CONFIG, LABELS, *files}, other=_other_folder())
     try:

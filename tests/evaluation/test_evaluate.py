@@ -91,8 +91,9 @@ def test_an_engine_without_names_has_the_classes_of_the_set(make_session, listed
 
 def test_error_on_an_engine_without_names_and_another_number_of_classes(make_session, listed) -> None:
     session, _ = make_session(brightest, labels=(), task="tensor")
-    with pytest.raises(RunError, match="expected a logit for each of 4 classes, got 3"):
+    with pytest.raises(RunError, match="expected a logit for each of 4 classes, got 3") as error:
         evaluate_session(session, listed(FOUR, (*COLOURS, "pink")))
+    assert error.value.hint == "name the model's 3 classes: labels"
 
 
 @pytest.mark.parametrize(("task", "own"), [("detect", "classify"), ("classify", "detect"), ("translate", "tensor")])

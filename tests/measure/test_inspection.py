@@ -14,7 +14,7 @@ import pytest
 
 from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.engine.bundle.writing import seal
-from edgekit.errors import EngineMismatch, GraphError
+from edgekit.errors import EngineMismatch
 from edgekit.extras import install_command
 from edgekit.measure.inspection import Inspection, inspection_from_bundle
 from edgekit.specs import ShapeRange, TensorSpec
@@ -124,11 +124,12 @@ def test_error_on_damaged_layers(bundle: Callable[..., Path]) -> None:
 
 def test_error_on_a_graph_that_is_missing_or_none(bundle: Callable[..., Path]) -> None:
     path = bundle(graph=False)
-    with pytest.raises(GraphError, match=r"cannot read .*graph\.onnx"):
+    with pytest.raises(EngineMismatch, match=r"cannot read .*graph\.onnx"):
         inspection_from_bundle(path)
     (path / "graph.onnx").write_bytes(b"no protobuf")
-    with pytest.raises(GraphError, match="expected the graph of the engine"):
+    with pytest.raises(EngineMismatch, match="expected the graph of the engine") as error:
         inspection_from_bundle(path)
+    assert error.value.hint.startswith("rebuild it")
 
 
 ABSENT = """

@@ -14,7 +14,7 @@ from edgekit.engine.bundle.reading import read_whole
 from edgekit.engine.bundle.staging import staged_folder
 from edgekit.errors import UsageError
 from edgekit.progress import Progress
-from edgekit.storage import storage_error
+from edgekit.storage import resolved, storage_error
 from edgekit.text import json_bytes
 
 __all__ = ["seal", "write_bundle"]
@@ -34,7 +34,10 @@ def write_bundle(output: Path, progress: Progress | None = None) -> Iterator[Pat
         UsageError: something else exists at ``output``.
         BuildError: the disk is full, read-only, or write access is denied.
     """
-    output = Path(output).resolve()
+    try:
+        output = resolved(output)
+    except OSError as e:
+        raise UsageError(f"cannot write an engine to {output}: {e.strerror}", hint=_other()) from e
     _refuse_strangers(output)
     with staged_folder(output, progress) as folder:
         yield folder
@@ -56,7 +59,7 @@ def seal(folder: Path, manifest: Manifest) -> Manifest:
 
 
 def _refuse_strangers(output: Path) -> None:
-    other = f"choose another {argument('output')}"
+    other = _other()
     try:
         if not output.exists():
             return
@@ -67,6 +70,10 @@ def _refuse_strangers(output: Path) -> None:
         raise UsageError(f"cannot write an engine to {output}: it is a file", hint=other) from e
     except OSError as e:
         raise storage_error(e, output) from e
+
+
+def _other() -> str:
+    return f"choose another {argument('output')}"
 
 
 def _refuse_strangers_in(output: Path, other: str) -> None:

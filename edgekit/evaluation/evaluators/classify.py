@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgekit.arguments import argument
 from edgekit.data.examples import DataSet
 from edgekit.errors import RunError
 from edgekit.evaluation.evaluators.base import (
@@ -44,9 +45,10 @@ class ClassifyEvaluator(SessionEvaluator):
     def evaluate(self, batch: Sequence[Ready]) -> None:
         logits = logits_from_outputs(self._run(batch), self._session.manifest)
         if logits.shape[1] != self._count:
+            got = logits.shape[1]
             raise RunError(
-                f"'{self._session.manifest.name}': expected a logit for each of {self._count} classes, "
-                f"got {logits.shape[1]}"
+                f"'{self._session.manifest.name}': expected a logit for each of {self._count} classes, got {got}",
+                hint="" if self._session.manifest.labels else f"name the model's {got} classes: {argument('labels')}",
             )
         targets = self._map[np.array([ready.example.target for ready in batch], np.int64)]
         self._targets.append(targets)

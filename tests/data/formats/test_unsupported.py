@@ -58,7 +58,7 @@ CREATEML = '[{"image": "1.jpg", "annotations": [{"label": "a", "coordinates": {"
         ({"train/1.jpg": "", "train/_annotations.csv": "", "valid/1.jpg": ""}, "a table of boxes"),
         (
             {"1.jpg": "", "vott.csv": '"image","xmin","ymin","xmax","ymax","label"\n"1.jpg",1,1,2,2,"a"\n'},
-            "a table that",
+            "line 2, column 'image'",
         ),
         ({"training/image_2/1.png": "", "training/label_2/1.txt": KITTI}, "labels of KITTI"),
         ({"images/1.jpg": "", "annotations/1.txt": "684,8,273,116,0,0,0,0\n"}, "VisDrone and MOT"),

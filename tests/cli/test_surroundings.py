@@ -1,0 +1,55 @@
+"""Folders that are gone, links that lead to each other: one message with a fix, and no traceback."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edgekit.cli.main import main
+from edgekit.engine.bundle.writing import write_bundle
+from edgekit.errors import UsageError
+
+
+@pytest.fixture
+def deleted(tmp_path: Path) -> Iterator[None]:
+    """A working directory that was deleted."""
+    before, gone = Path.cwd(), tmp_path / "gone"
+    gone.mkdir()
+    os.chdir(gone)
+    gone.rmdir()
+    yield
+    os.chdir(before)
+
+
+def said(capsys: pytest.CaptureFixture[str], code: int, *arguments: str) -> str:
+    assert main(arguments) == code
+    text = capsys.readouterr().err
+    assert "Traceback" not in text
+    return text
+
+
+@pytest.mark.usefixtures("deleted")
+def test_a_deleted_working_directory_is_named(
+    tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = str(write_classifier(tmp_path / "m.onnx"))
+    assert "the working directory was deleted" in said(capsys, 2, "build", model, "--fp32")
+    (tmp_path / "data.yaml").write_text("train: images\nnames: [a]\n")
+    assert "the working directory was deleted" in said(capsys, 2, "anchors", str(tmp_path / "data.yaml"))
+
+
+def test_links_that_lead_to_each_other_are_named(
+    tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    loop, model = tmp_path / "loop", str(write_classifier(tmp_path / "m.onnx"))
+    loop.symlink_to("loop")
+    text = said(capsys, 2, "build", model, "--fp32", "-o", str(loop))
+    assert f"cannot write an engine to {loop}: Too many levels of symbolic links" in text
+    assert "choose another --output" in text
+    with pytest.raises(UsageError, match="symbolic links"), write_bundle(loop):
+        pass
+    for arguments in (["inspect", str(loop)], ["build", str(loop)], ["build", model, "--calib", str(loop)]):
+        said(capsys, 2, *arguments)
