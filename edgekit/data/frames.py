@@ -31,8 +31,8 @@ def frame_size(shape: tuple[int, ...], dtype: str, format: Format) -> tuple[int,
     Raises:
         DataError: the array is not of this format.
     """
-    if format not in get_args(Format):
-        raise DataError(f"format: expected one of {', '.join(get_args(Format))}, got '{format}'")
+    if not isinstance(format, str) or format not in get_args(Format):
+        raise DataError(f"format: expected one of {', '.join(get_args(Format))}, got {str(format)[:40]!r}")
     expected, size = _expected(shape, format)
     if dtype != "uint8" or size is None or 0 in size:
         raise DataError(

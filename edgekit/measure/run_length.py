@@ -17,6 +17,10 @@ DEFAULT_SECONDS = 10.0
 MIN_RUNS = 20
 MAX_RUNS = 1000
 CLAIM_SECONDS = 120.0
+MAX_SECONDS = 30 * 86_400
+"""The longest measurement: 30 days."""
+MAX_WARMUP = 1_000_000
+"""The most runs before a measurement."""
 CLAIM_GROWTH = 1.15
 """Each look at the runs is at 15 % more of them: a look after each run would stop at the first lucky estimate."""
 
@@ -29,10 +33,10 @@ def check_run_length(runs: int | None, duration_s: float | None, warmup: int, cl
     """
     if runs is not None:
         given_number("runs", runs, 1)
-    if duration_s is not None and not (isinstance(duration_s, (int, float)) and duration_s > 0):
+    if duration_s is not None and not (isinstance(duration_s, (int, float)) and 0 < duration_s <= MAX_SECONDS):
         name = argument("duration_s", flag="--duration")
-        raise UsageError(f"{name}: expected more than 0 s, got {duration_s!r}")
-    given_number("warmup", warmup)
+        raise UsageError(f"{name}: expected more than 0 s, and {MAX_SECONDS:,} s at most, got {duration_s!r}")
+    given_number("warmup", warmup, 0, MAX_WARMUP)
     if claim is not None and not (isinstance(claim, (int, float)) and 0 < claim < 100):
         raise UsageError(f"{argument('claim')}: expected a percentile between 0 and 100, got {claim!r}")
     if claim is not None and runs is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +17,7 @@ from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.debug_case import Case, case_of_engine, case_of_model
 from edgekit.pipeline.smallest import smallest_graph, without_activation_pairs
 from edgekit.pipeline.validate import build_config, calibration_config, require_buildable
-from edgekit.progress import KeptNotes, Progress, Silent
+from edgekit.progress import KeptNotes, Progress, Silent, given_progress
 from edgekit.quantize.compare import LIMITS, LayerNoise
 from edgekit.quantize.layer_noise import (
     first_collapse,
@@ -109,10 +110,10 @@ def debug(
         EdgeKitError: as `edgekit.build`, but no error for noise.
     """
     given = {name: value for name, value in locals().items() if name not in OWN_ARGUMENTS}
-    notes = KeptNotes(progress or Silent())
+    notes = KeptNotes(Silent() if progress is None else given_progress(progress))
     right = None if against is None else str(given_path("against", against))
     folder = None if save is None else given_path("save", save)
-    if isinstance(model, (str, Path)) and Path(model).is_dir():
+    if isinstance(model, (str, Path)) and os.path.isdir(model):
         data = calibration_config(calib=calib)
         with scratch_folder() as scratch:
             case = case_of_engine(Path(model), right, data, notes, scratch, graph_only=graph_only)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -44,7 +45,7 @@ def inspect(
         BackendUnavailable: PyTorch or onnx, which models need, is not installed.
         EdgeKitError: the model cannot be loaded; see `edgekit.build`.
     """
-    if not isinstance(model, (str, Path)) or not Path(model).is_dir():
+    if not isinstance(model, (str, Path)) or not os.path.isdir(model):
         return _of_model(model, shape, input, precision_from_name(precision) if precision is not None else None)
     if shape is not None or input is not None:
         raise UsageError(

@@ -202,7 +202,7 @@ class Session:
         """
         if isinstance(frames, (str, Path, Source)):
             return stream_of_source(self, frames, batch=batch, track=track, **options)
-        if batch is not None or track:
+        if batch is not None or track is not False:
             raise UsageError(f"stream: {argument('batch' if track is False else 'track')} expects a source, got frames")
         if not isinstance(frames, Iterable):
             got = type(frames).__name__

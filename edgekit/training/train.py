@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,7 +167,7 @@ def _recipe(model: str | Path) -> Recipe:
             f"got {got}, which does not define a training task",
             hint="write a recipe whose [model] table names the factory of a PyTorch module, and pass the recipe file",
         )
-    if path.is_dir():
+    if os.path.isdir(path):  # False for a name that no file can have
         raise UsageError(
             f"training '{text}': expected a name from `edgekit models`, a recipe file or a Darknet cfg file, got a "
             "folder",

@@ -199,7 +199,7 @@ def test_error_on_sizes_that_the_engine_does_not_take(
     ("wrong", "message"),
     [({"runs": 0}, "runs: expected a whole number of 1 or more"),
      ({"duration_s": 0}, "duration_s: expected more than 0 s"),
-     ({"duration_s": float("nan")}, "duration"), ({"warmup": -1}, "warmup: expected a whole number of 0 or more")],
+     ({"duration_s": float("nan")}, "duration"), ({"warmup": -1}, "warmup: expected a whole number from 0 to")],
 )  # fmt: skip
 def test_error_on_lengths_out_of_range(arrays_engine: Path, wrong: dict[str, float], message: str) -> None:
     with pytest.raises(UsageError, match=message):

@@ -84,6 +84,10 @@ def test_a_flag_that_is_neither_true_nor_false_is_an_error(session: Session, arr
         session.detect(IMAGE, multi_label=value)
     with pytest.raises(UsageError, match="track: expected True or False, got"):
         session.stream("photo.jpg", track=value)
+    with pytest.raises(UsageError, match="track expects a source"):
+        session.stream([IMAGE], track=value)
+    with pytest.raises(DataError, match="format: expected one of rgb"):
+        session.detect(IMAGE, format=value)
     with pytest.raises(UsageError, match="layers: expected True or False, got"):
         edgekit.profile(arrays_engine, runs=1, layers=value)
 

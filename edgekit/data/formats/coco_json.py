@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,7 @@ __all__ = ["coco_from_path", "coco_json_files"]
 _WITHOUT_BOXES = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
 # Roboflow, FiftyOne, Label Studio and labelme2coco give their files these names.
 _NAMES = ("_annotations.coco.json", "labels.json", "result.json", "annotations.json")
+_LABEL_STUDIO = re.compile(r"(?:^|[/\\])[0-9a-f]{8}-[^/\\]*$")
 
 
 class _Source(NamedTuple):
@@ -219,7 +221,10 @@ def _image_folders(file: Path) -> list[Path]:
 def _no_image(file: Path, place: int, name: str, folders: Iterable[Path]) -> DataError:
     searched = ", ".join(map(str, folders))
     return DataError(
-        f"{file}: images[{place}].file_name: expected a file in one of {searched}, got none named {name[:200]!r}"
+        f"{file}: images[{place}].file_name: expected a file in one of {searched}, got none named {name[:200]!r}",
+        hint="Label Studio puts eight digits and '-' before names: use the images of its export"
+        if _LABEL_STUDIO.search(name)
+        else "",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from edgekit.data.examples import Choice, Example, Split
 from edgekit.data.files import files_below, files_in, folders_in
 from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.data.images import image_suffixes, images_below, read_image
-from edgekit.data.splits import available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
+from edgekit.data.splits import SPLIT_NAMES, available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
 
@@ -129,7 +130,7 @@ def _require_classes(root: Path, classes: Sequence[Path]) -> None:
         )
     *first, last = (folder.name for folder in classes[:4])
     names = f"{', '.join(first)} and {last}" if first else last
-    if all(folder.name.lower() in _NO_CLASSES for folder in classes):
+    if all(_is_no_class(folder.name) for folder in classes):
         got = f"the single folder {names}" if len(classes) == 1 else f"the folders {names}"
         raise _other(root, f"{root}: expected one subfolder per class, got {got}")
     # CamVid has train and val beside trainannot and valannot.
@@ -143,6 +144,13 @@ def _require_classes(root: Path, classes: Sequence[Path]) -> None:
         if known is not None:
             raise DataError(f"{message}: {known.name}", hint=known.hint)
         raise DataError(message, hint=f"move {other.name} out of the data set if it is no class")
+
+
+def _is_no_class(name: str) -> bool:
+    """Whether a folder's name says what is in it, or that and a split: ``images``, ``train_images``."""
+    words = {word for word in re.split(r"[^a-z]+", name.lower()) if word}
+    splits = {word for names in SPLIT_NAMES.values() for word in names}
+    return bool(words & _NO_CLASSES) and words <= _NO_CLASSES | splits
 
 
 def _has_other_files(folder: Path) -> bool:

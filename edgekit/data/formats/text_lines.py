@@ -59,8 +59,8 @@ def raw_lines(path: Path, *, line: int = 1, offset: int = 0) -> Iterator[Line]:
             for number, raw in enumerate(_split(file, encoding, path, line), line):
                 yield Line(number, offset, _decoded(raw, encoding, path, number))
                 offset += len(raw)
-    except OSError as e:
-        raise DataError(f"{path}: expected a text file, got: {e.strerror or e}") from e
+    except (OSError, ValueError) as e:  # a ValueError of a zero byte in the name
+        raise DataError(f"{path}: expected a text file, got: {getattr(e, 'strerror', None) or e}") from e
 
 
 def text_line_at(path: Path, line: int, offset: int) -> str:
@@ -105,8 +105,8 @@ def file_bytes(path: Path, max_bytes: int) -> bytes:
             while left > 0 and (part := file.read(min(left, _PART_BYTES))):
                 parts.append(part)
                 left -= len(part)
-    except OSError as e:
-        raise DataError(f"{path}: expected a readable file, got: {e.strerror or e}") from e
+    except (OSError, ValueError) as e:
+        raise DataError(f"{path}: expected a readable file, got: {getattr(e, 'strerror', None) or e}") from e
     if left <= 0:
         raise DataError(f"{path}: expected at most {max_bytes:,} bytes, got more")
     return b"".join(parts)

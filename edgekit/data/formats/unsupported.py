@@ -56,7 +56,14 @@ _IMAGE_COLUMNS = frozenset(
 )
 
 
-_CLASSES_OF_IMAGES = (b'"classes"', b'"labels"')
+# Words that are typical together.
+_BY_SEVERAL_WORDS = {
+    (b'"classes"', b'"labels"'): (
+        "FiftyOne's JSON of classes",
+        "export it as a folder for each class",
+    ),
+    (b'"image_id"', b'"score"'): ("results of a detector", "give the annotations, such as instances_val2017.json"),
+}
 _DOTA_FIELDS, _KITTI_FIELDS, _VISDRONE_COMMAS = 10, (15, 16), 7
 
 
@@ -138,9 +145,11 @@ def _of_file(file: Path) -> Unsupported | None:
         return None
     start = _start(file)
     program = next((name for words, name in _BY_JSON.items() if any(word in start for word in words)), None)
-    if program is None and all(word in start for word in _CLASSES_OF_IMAGES):
-        return Unsupported("FiftyOne's JSON of classes", "export it as FiftyOne's ImageClassificationDirectoryTree")
-    return Unsupported(program, _EXPORT) if program else None
+    if program is not None:
+        return Unsupported(program, _EXPORT)
+    several = (found for words, found in _BY_SEVERAL_WORDS.items() if all(word in start for word in words))
+    found = next(several, None)
+    return Unsupported(*found) if found else None
 
 
 def _of_text(file: Path) -> Unsupported | None:

@@ -11,6 +11,7 @@ from edgekit.data.examples import Boxes, Choice, Split
 from edgekit.data.files import AnyCase, Finder, child, files_in
 from edgekit.data.formats.text_lines import text_lines
 from edgekit.data.formats.unsupported import program_of_line
+from edgekit.data.formats.yolo_classes import ClassNumbers
 from edgekit.data.formats.yolo_long_lines import LongLines
 from edgekit.data.formats.yolo_source import NAME_FILES, YoloSource, yolo_source
 from edgekit.data.images import image_suffixes, images_below
@@ -135,12 +136,13 @@ def _read(
     """Returns each image with its label file and boxes, and the number of images without a label file."""
     read: list[tuple[Path, Path, Boxes]] = []
     missing, first, used, labels = 0, None, set[Path](), _LabelFiles()
-    long_lines = LongLines()
+    numbering, long_lines = ClassNumbers(source.names), LongLines()
     for image in images:
         text = labels.of(image)
         missing += text is None
         try:
-            boxes = _boxes(text, source, tally, needed, long_lines) if text else BoxList((1, 1), tally).boxes()
+            empty = BoxList((1, 1), tally)
+            boxes = _boxes(text, source, tally, needed, numbering, long_lines) if text else empty.boxes()
         except DataError as e:  # no text
             first = first or e
             tally.skip("images whose label file cannot be read", e)
@@ -149,6 +151,7 @@ def _read(
         read.append((image, text or image, boxes))
     if first is not None and not read:
         raise first
+    numbering.require_from_0()
     long_lines.require_outlines()
     _count_orphans(used, tally)
     return read, missing
@@ -204,7 +207,9 @@ def _mirrors(labels: Path) -> list[Path]:
     return [folder for folder in found if folder is not None and folder.is_dir()]
 
 
-def _boxes(file: Path, source: YoloSource, tally: Tally, needed: str, long_lines: LongLines) -> Boxes:
+def _boxes(
+    file: Path, source: YoloSource, tally: Tally, needed: str, numbering: ClassNumbers, long_lines: LongLines
+) -> Boxes:
     boxes, seen = BoxList((1, 1), tally), set[str]()
     for line in text_lines(file):
         where = f"{file}, line {line.number}"
@@ -215,7 +220,7 @@ def _boxes(file: Path, source: YoloSource, tally: Tally, needed: str, long_lines
         seen.add(text)
         try:
             _require_yolo(text, where)
-            label = _label(fields[0], source.names, where)
+            label = numbering.label(fields[0], where)
             numbers = _numbers_of(fields[1:], where)
             if len(numbers) > 4 and not source.keypoints[0]:
                 long_lines.add(numbers, where)
@@ -226,22 +231,6 @@ def _boxes(file: Path, source: YoloSource, tally: Tally, needed: str, long_lines
             continue
         boxes.add(corners, label, where, shape=shape)
     return boxes.boxes()
-
-
-def _label(text: str, names: tuple[str, ...] | None, where: str) -> int:
-    last = len(names) - 1 if names is not None else 9999
-    # Some programs write 3.0 for 3.
-    digits = text.partition(".")[0] if text.rstrip("0").endswith(".") else text
-    label = int(digits) if digits.isascii() and digits.isdigit() and len(digits) < 9 else -1
-    if not 0 <= label <= last:
-        raise DataError(f"{where}: expected a class from 0 to {last}, got '{text[:40]}'", hint=_class_hint(text))
-    return label
-
-
-def _class_hint(text: str) -> str:
-    if "," in text:
-        return "separate the numbers with spaces"
-    return "" if text[:1].isdigit() or text.startswith("-") else "label files have the number of a class, not its name"
 
 
 def _require_yolo(line: str, where: str) -> None:

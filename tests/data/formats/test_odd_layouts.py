@@ -273,3 +273,36 @@ def test_other_files_with_names_of_classes_are_noted(tmp_path: Path) -> None:
     assert found.labels == ("red",)
     assert "a.yaml says where the images are; not read: b.yaml" in found.notes
     assert not any("not read" in note for note in data_set(str(tmp_path / "a.yaml"), split="val").notes)
+
+
+def numbered(root: Path, lines: list[str], names: str) -> str:
+    for index, line in enumerate(lines):
+        image(root / "images" / f"{index}.png")
+        text(root / "labels" / f"{index}.txt", line)
+    return str(text(root / "data.yaml", f"train: images\nnames: {names}\n"))
+
+
+@pytest.mark.parametrize("names", ["[red, blue]", "[red]"])
+def test_class_numbers_that_begin_at_1_are_refused(tmp_path: Path, names: str) -> None:
+    lines = [f"{number} 0.5 0.5 0.2 0.2" for number in range(1, names.count(",") + 2)]
+    with pytest.raises(DataError, match="and 0 in no line: the numbers seem to begin at 1") as error:
+        data_set(numbered(tmp_path, lines, names), split="train")
+    assert "subtract 1" in error.value.hint
+
+
+def test_a_single_number_behind_the_last_class_is_a_mistake(tmp_path: Path) -> None:
+    lines = ["0 0.5 0.5 0.2 0.2", "1 0.5 0.5 0.2 0.2", "2 0.5 0.5 0.2 0.2"]
+    found = data_set(numbered(tmp_path, lines, "[red, blue]"), split="train")
+    assert [found[i].target.classes.tolist() for i in range(3)] == [[0], [1], []]
+    assert any(note.startswith("faulty boxes: 1 skipped") for note in found.notes)
+
+
+def test_names_of_label_studio_get_a_hint(tmp_path: Path) -> None:
+    file = coco(tmp_path / "result.json", lambda content: content)
+    content = json.loads(file.read_text())
+    for entry in content["images"]:
+        entry["file_name"] = f"/data/upload/1/ab12cd34-{entry['file_name']}"
+    text(file, json.dumps(content))
+    with pytest.raises(DataError) as error:
+        data_set(str(file), split="train")
+    assert "Label Studio puts eight digits" in error.value.hint
