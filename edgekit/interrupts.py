@@ -53,13 +53,14 @@ def runs_end_on_interrupt() -> Iterator[None]:
             yield
             return
         watcher = threading.Thread(target=_watch, args=(reader,), name="interrupts", daemon=True)
-        watcher.start()
         try:
+            watcher.start()
             yield
         finally:
             signal.set_wakeup_fd(-1)
             writer.close()
-            watcher.join()
+            if watcher.is_alive():
+                watcher.join()
             _set(terminate=False)
 
 

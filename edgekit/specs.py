@@ -45,6 +45,9 @@ __all__ = [
 EXACT_DB = 200.0
 """Signal-to-noise ratio of equal outputs; -200 dB is that of outputs with infinities or NaN where there are none."""
 
+MAX_SIZE = 2**31 - 1
+"""The largest dimension that a user may ask for."""
+
 SPECIAL_TOKENS = ("<pad>", "<begin>", "<end>", "<unknown>")
 """The first tokens of every vocabulary, so that translators, data sets and engines agree on their numbers."""
 
@@ -145,7 +148,8 @@ def size_from_value(value: int | Sequence[int], option: str) -> Size:
     """Converts a number, or a sequence of min, opt and max, to a size; a range of equal sizes becomes a number.
 
     Raises:
-        UsageError: there are not three sizes, they decrease, or one is below 1; the message begins with ``option``.
+        UsageError: there are not three sizes, they decrease, or one is below 1 or above `MAX_SIZE`.
+            The message begins with ``option``.
     """
     numbers = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     whole = [whole for number in numbers if (whole := _whole(number)) is not None]
@@ -159,6 +163,8 @@ def size_from_value(value: int | Sequence[int], option: str) -> Size:
             f"1 <= MIN <= OPT <= MAX, got {either(':'.join(map(str, numbers)), repr(value))}",
             hint=f"give the min, opt and max size in this order, as in {either('1:4:16', '(1, 4, 16)')}",
         )
+    if whole[-1] > MAX_SIZE:
+        raise UsageError(f"{option}: expected at most {MAX_SIZE:,}, got {whole[-1]}")
     return whole[0] if whole[0] == whole[-1] else SizeRange(*whole)
 
 

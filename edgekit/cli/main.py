@@ -108,10 +108,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: Sequence[str] | None) -> int:
-    with _SeenInterrupts() as interrupts, runs_end_on_interrupt():
+    with _SeenInterrupts() as interrupts:
         try:
-            result = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False, color=color())
-            sys.stdout.flush()
+            with runs_end_on_interrupt():
+                result = cli.main(args=arguments, prog_name="edgekit", standalone_mode=False, color=color())
+                sys.stdout.flush()
             # Without standalone mode, click returns the exit code of `ctx.exit`, or what the command returns.
             return result if isinstance(result, int) else 0
         except BaseException as error:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
-import os
-import signal
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,14 +12,12 @@ import msgspec
 from edgekit.arguments import on_command_line
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import BuildOptions, BuildResult, backend_at
+from edgekit.engine.parent import end_with_parent
 from edgekit.errors import BuildError, EdgeKitError
 from edgekit.garbage_collection import few_full_collections
 from edgekit.storage import is_storage, storage_error
 
 __all__ = ["Failure", "Request", "Response", "main"]
-
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
-WATCH_S = 0.5
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +59,7 @@ class Response(msgspec.Struct, frozen=True, kw_only=True):
 def main(arguments: list[str]) -> int:
     """Builds an engine as requested and writes the response; unexpected exceptions leave a traceback in the log."""
     request = msgspec.json.decode(Path(arguments[0]).read_bytes(), type=Request)
-    _die_with(request.parent)
+    end_with_parent(request.parent)
     with on_command_line(request.on_command_line):
         response = _built(request)
     Path(arguments[1]).write_bytes(msgspec.json.encode(response))
@@ -89,22 +83,6 @@ def _built(request: Request) -> Response:
         return Response(failure=Failure(error=type(error).__name__, message=error.message, hint=error.hint))
     seconds = time.perf_counter() - start
     return Response(result=msgspec.structs.replace(result, seconds=seconds, peak_memory_bytes=peak_memory_bytes()))
-
-
-def _die_with(parent: int) -> None:
-    """Ends this process when its parent ends, so that a killed build does not leave a builder running."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    else:
-        threading.Thread(target=_watch, args=(parent,), daemon=True).start()
-    if os.getppid() != parent:  # the parent ended before the signal was requested
-        os._exit(1)
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(WATCH_S)
-    os._exit(1)
 
 
 if __name__ == "__main__":

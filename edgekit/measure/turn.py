@@ -18,6 +18,7 @@ from edgekit.engine.bundle.checks import bundle_in
 from edgekit.engine.bundle.manifest import read_engine
 from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.onnxruntime.backend import load_plain
+from edgekit.engine.parent import end_with_parent
 from edgekit.errors import EdgeKitError
 from edgekit.measure.machine import resident_bytes
 from edgekit.text import json_bytes
@@ -33,6 +34,7 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
     """What a turn runs.
 
     Attributes:
+        parent: process id of the parent; this process ends when the parent ends.
         kind: ``engine`` for a bundle, ``onnx`` for a file that plain ONNX Runtime runs.
         path: the bundle or the file.
         feeds: ``.npz`` file with the inputs by name.
@@ -41,6 +43,7 @@ class TurnRequest(msgspec.Struct, frozen=True, kw_only=True):
         on_command_line: how messages name arguments; see `edgekit.arguments`.
     """
 
+    parent: int
     kind: Literal["engine", "onnx"]
     path: str
     feeds: str
@@ -70,6 +73,7 @@ class TurnResponse(msgspec.Struct, frozen=True, kw_only=True):
 def main(request_file: str, response_file: str) -> None:
     """Runs a turn as requested, and writes the response; an unexpected exception is not caught."""
     request = msgspec.json.decode(Path(request_file).read_bytes(), type=TurnRequest)
+    end_with_parent(request.parent)
     try:
         with on_command_line(request.on_command_line):
             response = _turn(request)

@@ -7,6 +7,7 @@ INT8), so each turn is a new process, and a ratio is computed over many turns.
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -69,6 +70,7 @@ def measure_by_turns(
                 for index in order.sample(range(len(contenders)), len(contenders)):
                     contender = contenders[index]
                     request = TurnRequest(
+                        parent=os.getpid(),
                         kind="onnx" if contender.kind == "onnx" else "engine",
                         path=contender.path,
                         feeds=str(files[index]),

@@ -149,6 +149,8 @@ def _expected(declared: Option, value: Any) -> str:
         return "" if texts and all(isinstance(item, str) for item in value) else "a list of texts"
     elif declared.parse is None and not isinstance(value, (str, os.PathLike)):
         return "a text or a path" if declared.kind == "text" else "a path"
+    elif declared.parse is None and "\0" in str(value):
+        return "a name without a zero byte"
     return ""
 
 
@@ -161,10 +163,12 @@ def given_path(name: str, value: Any) -> Path:
     """Returns an argument of a Python function that is a path.
 
     Raises:
-        UsageError: it is neither text nor a path.
+        UsageError: it is neither text nor a path, or has a zero byte.
     """
     if not isinstance(value, (str, os.PathLike)):
         raise UsageError(f"{argument(name)}: expected a text or a path, got {shown(value)}")
+    if "\0" in str(value):
+        raise UsageError(f"{argument(name)}: expected a name without a zero byte, got {shown(value)}")
     return Path(value)
 
 

@@ -70,6 +70,12 @@ def _unknown(path: Path) -> DataError:
     other = unsupported_format(path) if inner is None else None
     if other is not None:
         return DataError(f"{path}: expected {_EXPECTED}; got {other.name}", hint=other.hint)
+    if inner is None and path.is_dir() and files_in(path, *image_suffixes()):
+        return DataError(
+            f"{path}: expected {_EXPECTED}; got images without labels",
+            hint="put the images of each class into a folder of its own, or label them with a tool that exports COCO, "
+            "VOC or YOLO",
+        )
     what = "a folder" if path.is_dir() else "a file"
     hint = "specify the format with a prefix, such as folder:PATH, idx:, coco:, voc:, yolo:, csv: or text:"
     return DataError(

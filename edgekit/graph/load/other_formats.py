@@ -27,6 +27,7 @@ _BY_SUFFIX = {
     (".mlmodel", ".mlpackage"): ("a model of Core ML", _GIVE_ONNX),
     (".pb", ".h5", ".keras", ".tflite"): ("a model of TensorFlow or Keras", _TF2ONNX),
     (".pdmodel", ".pdiparams"): ("a model of PaddlePaddle", "convert it with paddle2onnx"),
+    (".jpg", ".jpeg", ".png", ".bmp", ".webp"): ("an image", "give a model; images are for run and --calib"),
     (".caffemodel", ".prototxt"): ("a model of Caffe", _GIVE_ONNX),
 }
 

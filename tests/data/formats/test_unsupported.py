@@ -114,6 +114,13 @@ def test_a_table_of_boxes_gets_a_hint(tmp_path: Path) -> None:
     assert "tables that name images are not read" in error.value.hint
 
 
+def test_images_without_labels_are_named(tmp_path: Path) -> None:
+    written(tmp_path, {"1.jpg": "", "2.png": ""})
+    with pytest.raises(DataError, match="got images without labels") as error:
+        data_set(str(tmp_path))
+    assert "a folder of its own" in error.value.hint
+
+
 @pytest.mark.parametrize("rows", ["id,label\n1,3\n2,5\n", "image_id,label\n1,cat\n2,dog\n"])
 def test_numbers_of_images_are_no_features(tmp_path: Path, rows: str) -> None:
     written(tmp_path, {"trainLabels.csv": rows})

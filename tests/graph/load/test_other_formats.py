@@ -21,6 +21,7 @@ PLAIN = b"\xff\xfe no ONNX"
         ("m.xml", b"<?xml version='1.0'?><net></net>", "a model of OpenVINO", "the ONNX file that it was made from"),
         ("m.onnx", b"<?xml version='1.0'?><error/>", "a page of HTML or XML", "the download returned a web page"),
         ("m.pb", PLAIN, "a model of TensorFlow or Keras", "convert it with tf2onnx"),
+        ("photo.JPG", PLAIN, "an image", "give a model"),
         ("m.keras", b"PK\x03\x04rest", "a model of TensorFlow or Keras", "convert it with tf2onnx"),
         ("m.h5", b"\x89HDF\r\n\x1a\nrest", "a model of TensorFlow or Keras", "convert it with tf2onnx"),
         ("m.tflite", b"\x1c\0\0\0TFL3rest", "a TensorFlow Lite model", "convert it with tf2onnx"),
