@@ -222,7 +222,9 @@ class ModelConfig:
         minimum=1,
         shown_default="the newest that is tested",
     )
-    seed: int = option(0, "Seed of random weights and inputs.", kind="integer", minimum=0, maximum=2**32 - 1)
+    seed: int = option(
+        0, "Seed of random weights and inputs.", metavar="N", kind="integer", minimum=0, maximum=2**32 - 1
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,7 @@ from edgekit.recipe.schema import Task
 __all__ = ["CsvTable", "csv_from_path", "is_table"]
 
 _MAX_CLASSES = 10_000
+_NUMBERING = frozenset({"", "id", "index", "unnamed: 0"})
 _TARGET_NAMES = frozenset({"label", "labels", "class", "target"})
 
 
@@ -136,6 +137,7 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
             *notes,
             f"the target is {layout.title(layout.target)}; {argument('column', like='NAME')} chooses another",
         ]
+    notes = [*notes, *_notes_on_numbering(layout)]
     task = _task(file, layout, choice)
     rows, texts = _Rows(array("Q"), array("Q")), dict[str, int]()
     for record, fields, where in _lines(file, layout):
@@ -153,6 +155,12 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
     if task == "classify" and split is not None:
         _count_other_files(texts, path, split, choice)
     return CsvTable(file, layout, rows, _labels(texts), task, split=split or choice.split, notes=notes)
+
+
+def _notes_on_numbering(layout: _Layout) -> list[str]:
+    """Returns a note for each feature whose name is that of a row's number: pandas writes one without a name."""
+    columns = [i for i, name in enumerate(layout.header) if name.strip().lower() in _NUMBERING and i != layout.target]
+    return [f"{layout.title(i)} is read as a feature: remove it if it only numbers the rows" for i in columns]
 
 
 def is_table(path: Path) -> bool:

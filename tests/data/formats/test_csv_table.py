@@ -180,3 +180,14 @@ def test_a_test_file_without_the_target_is_an_error(tmp_path):
         csv_from_path(tmp_path, Choice("test"))
     assert "table.csv" in error.value.hint
     assert len(csv_from_path(tmp_path, Choice("train"))) == 1
+
+
+@pytest.mark.parametrize("name", ["", "id", "Unnamed: 0"])
+def test_a_note_names_a_feature_that_may_only_number_the_rows(tmp_path, name):
+    file = tmp_path / "table.csv"
+    file.write_text(f"{name},size,label\n" + "".join(f"{i},{i}.5,{i % 2}\n" for i in range(10)))
+    found = data_set(str(file), split="train")
+    note = f"column '{name}' is read as a feature: remove it if it only numbers the rows"
+    assert note in found.notes
+    file.write_text("height,size,label\n" + "".join(f"{i},{i}.5,{i % 2}\n" for i in range(10)))
+    assert not any("numbers the rows" in note for note in data_set(str(file), split="train").notes)
