@@ -75,7 +75,7 @@ class OnnxOriginal:
     """An ONNX file.
 
     Args:
-        path: the file, which must not change before it is run.
+        path: the file; an error if it changes before it is run.
         widen: it has floats of other types than float32, and is computed in float32.
         values: arrays of the inputs that are not in the feeds, by name.
         in_float: its dynamically quantized layers are computed in float; see `RemoveDynamicQuantization`.
@@ -84,6 +84,7 @@ class OnnxOriginal:
     def __init__(self, path: Path, *, widen: bool = False, values: Feed | None = None, in_float: bool = False) -> None:
         self._path, self._widen, self._values = Path(path).resolve(), widen, dict(values or {})
         self._in_float = in_float
+        self._state = _state(self._path)
         self._runtime = "ONNX Runtime"
 
     @property
@@ -91,6 +92,7 @@ class OnnxOriginal:
         return f"{self._runtime} on {self._path.name}{' in float' if self._in_float else ''}"
 
     def run(self, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray]]:
+        self._require_unchanged()
         run = self._loaded()
         try:
             return [self._result(run, feed) for feed in feeds]
@@ -108,12 +110,20 @@ class OnnxOriginal:
             raise GraphError(f"{self.name} fails: {error_of_runtime(e)}") from e
 
     def inside(self, feed: Feed) -> dict[str, np.ndarray]:
+        self._require_unchanged()
         graph = self._graph()
         names = [value.name for node in graph.graph for value in node.outputs if value.name]
         return Evaluator(graph, also=names, threads=cpu().compute_threads).run({**feed, **self._values})
 
     def close(self) -> None:
         """See `Original.close`; the file is loaded for each `run`, so nothing is kept."""
+
+    def _require_unchanged(self) -> None:
+        """Raises a `GraphError` if the file is not the one that was read: its outputs would be another model's."""
+        state = _state(self._path)
+        if state != self._state:
+            got = "none" if state is None else "another one: it was changed after it was read"
+            raise GraphError(f"{self._path.name}: expected the file that was read, got {got}", hint="build it again")
 
     def _graph(self) -> ir.Model:
         graph = with_escaped_names(self._loaded_graph())
@@ -196,6 +206,15 @@ class OnnxOriginal:
         self._runtime = "ONNX's reference evaluator"
         names = evaluator.output_names
         return lambda feed: dict(zip(names, evaluator.run(None, feed), strict=True))
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    """Returns time of change and size of a file; None if there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size
 
 
 def _has_same_pads(node: onnx.NodeProto) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,6 +53,18 @@ def test_an_onnx_file_runs_without_optimizations(write_classifier: Callable[...,
     assert set(got) < set(inside) and all(isinstance(array, np.ndarray) for array in inside.values())
     assert original.name == "ONNX Runtime on c.onnx"
     original.close()
+
+
+def test_error_on_a_file_that_changed_after_it_was_read(write_classifier: Callable[..., Path], tmp_path: Path) -> None:
+    path = write_classifier(tmp_path / "c.onnx")
+    original, feed = OnnxOriginal(path), {"x": np.zeros((1, 3, 32, 32), np.float32)}
+    os.utime(path, ns=(0, 0))
+    with pytest.raises(GraphError, match=r"c\.onnx: expected the file that was read, got another one") as error:
+        original.run([feed])
+    assert error.value.hint == "build it again"
+    path.unlink()
+    with pytest.raises(GraphError, match="got none"):
+        original.inside(feed)
 
 
 def test_a_file_in_half_precision_is_computed_in_float32(tmp_path: Path) -> None:
