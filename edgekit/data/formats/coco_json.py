@@ -11,7 +11,7 @@ from edgekit.data.coco import COCO_NAMES, is_coco
 from edgekit.data.detection_set import AnnotatedImage, BoxList, DetectionSet, Tally
 from edgekit.data.examples import Choice, Split
 from edgekit.data.files import Finder, files_in, folders_in
-from edgekit.data.formats.coco_boxes import CornerBoxes, corners_of
+from edgekit.data.formats.coco_boxes import corners_of
 from edgekit.data.formats.coco_file import (
     Annotation,
     CocoFile,
@@ -22,6 +22,7 @@ from edgekit.data.formats.coco_file import (
     names_of_categories,
     same_id,
 )
+from edgekit.data.formats.corner_boxes import CornerBoxes
 from edgekit.data.images import image_size
 from edgekit.data.shapes import ObjectShape, needed_shape
 from edgekit.data.splits import (
@@ -44,6 +45,7 @@ __all__ = ["coco_from_path", "coco_json_files"]
 _WITHOUT_BOXES = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
 # Roboflow, FiftyOne, Label Studio and labelme2coco give their files these names.
 _NAMES = ("_annotations.coco.json", "labels.json", "result.json", "annotations.json")
+_WRITE_SIZES = 'write [x1, y1, x2 - x1, y2 - y1], or add "bbox_mode": 0 to each annotation, as Detectron2 does'
 _LABEL_STUDIO = re.compile(r"(?:^|[/\\])[0-9a-f]{8}-[^/\\]*$")
 
 
@@ -262,7 +264,7 @@ def _box_lists(
     lists = {key: BoxList(size, tally) for key, size in sizes.items()}
     listed = {same_id(image.id) for image in content.images}
     seen: set[tuple[Any, ...]] = set()
-    forms = CornerBoxes()
+    forms = CornerBoxes("[x, y, width, height]", _WRITE_SIZES)
     for i, annotation in enumerate(content.annotations):
         where = f"{file}: annotations[{i}]"
         image, category = same_id(annotation.image_id), same_id(annotation.category_id)
@@ -294,7 +296,8 @@ def _add(boxes: BoxList, forms: CornerBoxes, annotation: Annotation, label: int,
         boxes.tally.skip_faulty(e)
         return
     if annotation.bbox_mode is None:
-        forms.add(corners, boxes.size, f"{where}.bbox")
+        x1, y1, x2, y2 = corners
+        forms.add((x1, y1, x2 - x1, y2 - y1), corners, boxes.size, f"{where}.bbox")
     boxes.add(
         corners,
         label,

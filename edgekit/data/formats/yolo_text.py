@@ -9,6 +9,7 @@ from urllib.parse import quote, unquote
 from edgekit.data.detection_set import AnnotatedImage, BoxList, Corners, DetectionSet, Tally
 from edgekit.data.examples import Boxes, Choice, Split
 from edgekit.data.files import AnyCase, Finder, child, files_in
+from edgekit.data.formats.corner_boxes import CornerBoxes
 from edgekit.data.formats.text_lines import text_lines
 from edgekit.data.formats.unsupported import program_of_line
 from edgekit.data.formats.yolo_classes import ClassNumbers
@@ -137,12 +138,13 @@ def _read(
     read: list[tuple[Path, Path, Boxes]] = []
     missing, first, used, labels = 0, None, set[Path](), _LabelFiles()
     numbering, long_lines = ClassNumbers(source.names), LongLines()
+    forms = CornerBoxes("class cx cy width height", "write the center, the width and the height of each box")
     for image in images:
         text = labels.of(image)
         missing += text is None
         try:
             empty = BoxList((1, 1), tally)
-            boxes = _boxes(text, source, tally, needed, numbering, long_lines) if text else empty.boxes()
+            boxes = _boxes(text, source, tally, needed, numbering, long_lines, forms) if text else empty.boxes()
         except DataError as e:  # no text
             first = first or e
             tally.skip("images whose label file cannot be read", e)
@@ -152,6 +154,7 @@ def _read(
     if first is not None and not read:
         raise first
     numbering.require_from_0()
+    forms.require_sizes()
     long_lines.require_outlines()
     _count_orphans(used, tally)
     return read, missing
@@ -208,7 +211,13 @@ def _mirrors(labels: Path) -> list[Path]:
 
 
 def _boxes(
-    file: Path, source: YoloSource, tally: Tally, needed: str, numbering: ClassNumbers, long_lines: LongLines
+    file: Path,
+    source: YoloSource,
+    tally: Tally,
+    needed: str,
+    numbering: ClassNumbers,
+    long_lines: LongLines,
+    forms: CornerBoxes,
 ) -> Boxes:
     boxes, seen = BoxList((1, 1), tally), set[str]()
     for line in text_lines(file):
@@ -225,6 +234,8 @@ def _boxes(
             if len(numbers) > 4 and not source.keypoints[0]:
                 long_lines.add(numbers, where)
             corners, outline = _corners(numbers, source.keypoints, where)
+            if len(numbers) == 4:
+                forms.add(numbers, corners, (1, 1), where)
             shape = _shape(numbers, outline, source.keypoints, needed, where) if needed else None
         except DataError as e:
             tally.skip_faulty(e)

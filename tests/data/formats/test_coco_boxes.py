@@ -54,7 +54,9 @@ def test_other_modes_are_refused(tmp_path: Path, mode: int | str) -> None:
 
 
 def test_corners_without_a_mode_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"bbox: expected \[x, y, width, height\], got boxes that read as") as error:
+    with pytest.raises(
+        DataError, match=r"bbox: expected \[x, y, width, height\], got boxes that read as x1 y1"
+    ) as error:
         data_set(written(tmp_path, CORNERS.tolist()))
     assert '"bbox_mode": 0' in error.value.hint
 
