@@ -23,6 +23,7 @@ from edgekit.graph.index_bounds import index_bounds
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
 from edgekit.graph.passes import ExplicitSamePads, InferShapes, NameNodes, is_widened, optimize, types_note
+from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights, weights_note
 from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
 from edgekit.graph.passes.remove_dynamic_quantization import RemoveDynamicQuantization, removed_quantization_note
@@ -143,6 +144,7 @@ def _without_dynamic(graph: ir.Model) -> bool:
     if not RemoveDynamicQuantization()(graph).modified:
         return False
     DequantizeWeights()(graph)
+    DecomposeContrib()(graph)
     InferShapes()(graph)
     return True
 

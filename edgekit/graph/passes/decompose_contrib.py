@@ -6,10 +6,13 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from edgekit.graph.passes.decomposing import DecomposePass, Decomposition, Parts
+from edgekit.graph.passes.decompose_attention import ATTENTION
+from edgekit.graph.passes.decomposing import DecomposePass, Decomposition, Parts, input_of, is_used
 
 __all__ = ["DecomposeContrib"]
 
+_SCALES = (6, 11)
+"""Where the scale and the zero point of an integer input of ``QEmbedLayerNormalization`` are, behind that input."""
 _ACTIVATION_ATTRIBUTES = ("activation", "activation_params", "activation_alpha", "activation_beta", "activation_gamma")
 
 
@@ -26,22 +29,12 @@ class DecomposeContrib(DecomposePass):
     """
 
     def __init__(self) -> None:
-        super().__init__("com.microsoft", _TABLE)
-
-
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
-
-
-def _is_used(node: ir.Node, index: int) -> bool:
-    if index >= len(node.outputs):
-        return False
-    return bool(node.outputs[index].uses()) or node.outputs[index].is_graph_output()
+        super().__init__("com.microsoft", {**_TABLE, **ATTENTION})
 
 
 def _fused_conv(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
-    total = parts.product("Conv", node, [*node.inputs[:2], _input(node, 2)], _ACTIVATION_ATTRIBUTES)
-    if (added := _input(node, 3)) is not None:
+    total = parts.product("Conv", node, [*node.inputs[:2], input_of(node, 2)], _ACTIVATION_ATTRIBUTES)
+    if (added := input_of(node, 3)) is not None:
         total = parts.add("Add", total, added)
     return _activated(node, parts, total, node.attributes.get_floats("activation_params", ()))
 
@@ -98,7 +91,7 @@ def _gelu(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
 
 def _biased(node: ir.Node, index: int, parts: Parts, value: ir.Value | None = None) -> ir.Value | None:
     value = node.inputs[0] if value is None else value
-    bias = _input(node, index)
+    bias = input_of(node, index)
     return value if bias is None else parts.add("Add", value, bias)
 
 
@@ -113,11 +106,11 @@ def _bias_add(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
 
 
 def _skip_layer_norm(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
-    if _is_used(node, 1) or _is_used(node, 2):
+    if is_used(node, 1) or is_used(node, 2):
         return None
     total = _biased(node, 4, parts, parts.add("Add", node.inputs[0], node.inputs[1]))
     epsilon = node.attributes.get_float("epsilon", 1e-12)
-    result = parts.add("LayerNormalization", total, node.inputs[2], _input(node, 3), axis=-1, epsilon=epsilon)
+    result = parts.add("LayerNormalization", total, node.inputs[2], input_of(node, 3), axis=-1, epsilon=epsilon)
     return [result, None, None, total]
 
 
@@ -132,29 +125,58 @@ def _layer_norm(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None
 
 def _embed_layer_norm(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     ids, segments, words, positions, of_segments, scale, shift = node.inputs[:7]
-    mask, given_positions = _input(node, 7), _input(node, 8)
+    rows = parts.add("Gather", words, ids)
+    return _embedded(node, parts, rows, segments, (positions, of_segments), (scale, shift), input_of(node, 8))
+
+
+def _embedded(
+    node: ir.Node,
+    parts: Parts,
+    rows: ir.Value,
+    segments: ir.Value | None,
+    tables: Sequence[ir.Value | None],
+    norm: Sequence[ir.Value | None],
+    given_positions: ir.Value | None,
+) -> Sequence[ir.Value | None] | None:
+    """Adds positions and segments to the rows of the words, and their norm."""
+    ids, mask, (positions, of_segments) = node.inputs[0], input_of(node, 7), tables
     zero, one = (parts.add("Constant", value_ints=[number]) for number in (0, 1))
     if given_positions is None:
         length = parts.add("Shape", ids, start=1, end=2)
         placed = parts.add("Slice", positions, zero, length, zero)
     else:
         placed = parts.add("Gather", positions, given_positions)
-    total = parts.add("Add", parts.add("Gather", words, ids), placed)
+    total = parts.add("Add", rows, placed)
     if of_segments is not None and segments is not None:
         total = parts.add("Add", total, parts.add("Gather", of_segments, segments))
     epsilon = node.attributes.get_float("epsilon", 1e-12)
-    result = parts.add("LayerNormalization", total, scale, shift, axis=-1, epsilon=epsilon)
+    result = parts.add("LayerNormalization", total, *norm, axis=-1, epsilon=epsilon)
     lengths = None
-    if _is_used(node, 1):
+    if is_used(node, 1):
         if mask is None:
             return None
         ones = parts.add("Cast", mask, to=ir.DataType.INT32.value)
         lengths = parts.add("ReduceSum", ones, one, keepdims=0)
+        lengths.shape = ir.Shape(mask.shape[:1]) if mask.shape is not None else None
     return [result, lengths, total]
 
 
+def _quantized_embed_layer_norm(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
+    """The tables and the norm's constants are integers; only the rows that are read of the large one become floats."""
+    ids, segments = node.inputs[:2]
+    words, positions, of_segments, scale, shift = (
+        [input_of(node, index), *(input_of(node, index + offset) for offset in _SCALES)] for index in range(2, 7)
+    )
+    rows = parts.add("DequantizeLinear", parts.add("Gather", words[0], ids), *words[1:])
+    tables = [
+        parts.add("DequantizeLinear", *each) if each[0] is not None else None for each in (positions, of_segments)
+    ]
+    norm = [parts.add("DequantizeLinear", *each) for each in (scale, shift)]
+    return _embedded(node, parts, rows, segments, tables, norm, None)
+
+
 def _skip_rms_norm(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
-    if _is_used(node, 1) or _is_used(node, 2):
+    if is_used(node, 1) or is_used(node, 2):
         return None
     total = _biased(node, 3, parts, parts.add("Add", node.inputs[0], node.inputs[1]))
     epsilon = node.attributes.get_float("epsilon", 1e-12)
@@ -191,6 +213,7 @@ _TABLE: dict[str, Decomposition] = {
     "FusedMatMul": _fused_matmul,
     "Gelu": _gelu,
     "LayerNormalization": _layer_norm,
+    "QEmbedLayerNormalization": _quantized_embed_layer_norm,
     "QuickGelu": _quick_gelu,
     "SimplifiedLayerNormalization": _rms_norm,
     "SkipLayerNormalization": _skip_layer_norm,

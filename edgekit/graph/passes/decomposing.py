@@ -7,7 +7,19 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["DecomposePass", "Decomposition", "Parts"]
+__all__ = ["DecomposePass", "Decomposition", "Parts", "input_of", "is_used"]
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value | None:
+    """Returns an input of a node; None if it is omitted."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def is_used(node: ir.Node, index: int) -> bool:
+    """Whether a node has an output that something reads, or that is one of the graph."""
+    if index >= len(node.outputs):
+        return False
+    return bool(node.outputs[index].uses()) or node.outputs[index].is_graph_output()
 
 
 class Parts:
@@ -18,8 +30,8 @@ class Parts:
         self._name = node.name or node.outputs[0].name or ""
 
     def add(self, operator: str, *inputs: ir.Value | None, **attributes: int | float | str | Sequence[int]) -> ir.Value:
-        """Adds a node with one output, and returns that; a product gets the name of ``node``."""
-        main = operator in ("Conv", "Gemm", "MatMul")
+        """Adds a node with one output, and returns that; the first product gets the name of ``node``."""
+        main = operator in ("Conv", "Gemm", "MatMul") and all(each.name != self._name for each in self.nodes)
         name = self._name if main else f"{self._name}.{operator.lower()}_{len(self.nodes)}"
         node = ir.node(operator, inputs, attributes=attributes or None, name=name)
         node.outputs[0].name = f"{self._name}.{operator.lower()}_{len(self.nodes)}.out"
@@ -85,7 +97,7 @@ def _replace(node: ir.Node, nodes: Sequence[ir.Node], outputs: Sequence[ir.Value
         if new is None:
             continue
         name = old.name
-        new.type, new.shape = old.type, old.shape
+        new.type, new.shape = old.type, old.shape if old.shape is not None else new.shape
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         old.name, new.name = None, name
     graph.remove(node, safe=True)

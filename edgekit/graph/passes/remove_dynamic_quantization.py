@@ -85,12 +85,14 @@ class _FloatLayer:
         operator: ONNX operator of the float layer.
         inputs: its inputs; arrays become initializers.
         bias: what is added to its output, if that is not one of its inputs.
+        domain: of the operator.
     """
 
     nodes: Sequence[ir.Node]
     operator: str
     inputs: Sequence[_InputOf | np.ndarray]
     bias: _InputOf | None = None
+    domain: str = ""
 
     def replace(self) -> None:
         first, last = self.nodes[0], self.nodes[-1]
@@ -102,7 +104,9 @@ class _FloatLayer:
             for index, each in enumerate(self.inputs)
         ]
         outputs = len(last.outputs)
-        node = ir.Node("", self.operator, inputs, first.attributes.values(), name=first.name, num_outputs=outputs)
+        node = ir.Node(
+            self.domain, self.operator, inputs, first.attributes.values(), name=first.name, num_outputs=outputs
+        )
         made = [node]
         bias = self.bias.value if self.bias is not None else None
         if bias is not None:
@@ -155,13 +159,18 @@ def _float_form(node: ir.Node) -> _FloatLayer | _LookUp | None:
             return _of_matmul(node)
         case "DynamicQuantizeLSTM":
             return _of_lstm(node)
+        case "QAttention":
+            return _of_attention(node)
         case "Gather":
             return _of_look_up(node)
     return None
 
 
 def _of_product(node: ir.Node) -> _FloatLayer | None:
-    """``Mul(Cast(MatMulInteger(integers, weight)), scale of integers * scale of weight)``."""
+    """``Mul(Cast(MatMulInteger(integers, weight)), scale of integers * scale of weight)``.
+
+    The second factor may be quantized in each run too, as in the products of an attention.
+    """
     cast = _sole_reader(node.outputs[0], "Cast")
     scaled = _sole_reader(cast.outputs[0], "Mul") if cast is not None else None
     if cast is None or scaled is None:
@@ -172,6 +181,10 @@ def _of_product(node: ir.Node) -> _FloatLayer | None:
         scales = _producer(scale, "Mul")
         if scales is None or quantizer.outputs[1] not in scales.inputs or len(scale.uses()) != 1:
             return None
+        second = _quantizer(node, 1, 3)
+        if second is not None and _other(scales, quantizer.outputs[1]) is second.outputs[1]:
+            factors = (_InputOf(quantizer, 0), _InputOf(second, 0))
+            return _FloatLayer((node, cast, scales, scaled), _PRODUCTS[node.op_type], factors)
         weight = _weight(_input(node, 1), _array(_other(scales, quantizer.outputs[1])), _input(node, 3), axis)
     elif look_up is not None:
         both = _constant_product(scale)
@@ -183,6 +196,16 @@ def _of_product(node: ir.Node) -> _FloatLayer | None:
     source = _InputOf(quantizer or node, 0)
     nodes = (node, cast, *filter(None, [scale.producer()]), scaled)
     return _FloatLayer(nodes, _PRODUCTS[node.op_type], (source, weight))
+
+
+def _of_attention(node: ir.Node) -> _FloatLayer | None:
+    """The product that computes queries, keys and values is quantized; it becomes that of ``Attention``."""
+    quantizer = _quantizer(node, 0, 6)
+    weight = _weight(_input(node, 1), _array(_input(node, 4)), _input(node, 7), -1)
+    if quantizer is None or _input(node, 3) is not quantizer.outputs[1] or weight is None:
+        return None
+    others = [_InputOf(node, index) for index in (2, 5, 8)]
+    return _FloatLayer((node,), "Attention", (_InputOf(quantizer, 0), weight, *others), domain=node.domain)
 
 
 def _of_scaled_product(node: ir.Node) -> _FloatLayer | None:

@@ -13,6 +13,7 @@ from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.passes import InferShapes
+from edgekit.graph.passes.dequantize_weights import DequantizeWeights
 from edgekit.graph.passes.remove_dynamic_quantization import RemoveDynamicQuantization, removed_quantization_note
 
 RANDOM = np.random.default_rng(0)
@@ -116,6 +117,64 @@ def test_convolutions_keep_pads_and_strides(run_in_onnxruntime, tmp_path, bias):
     assert close(run_in_onnxruntime(graph, {"x": x})[0], right)
 
 
+def test_products_of_two_activations_are_those_of_floats(run_in_onnxruntime, tmp_path):
+    text = """g (float[2, 3, 8] x) => (float[2, 3, 3] y)
+        { a = MatMul(x, FIRST) b = Transpose<perm = [0, 2, 1]>(a) y = MatMul(a, b) }"""
+    file = quantized(written(text, tmp_path, FIRST=FIRST), extra_options={"MatMulConstBOnly": False})
+    x = RANDOM.standard_normal((2, 3, 8)).astype(np.float32)
+    a = x @ constants(file)["FIRST"]
+    graph = without(file)
+    assert operators(graph) == ["MatMul", "Transpose", "MatMul"]
+    assert close(run_in_onnxruntime(graph, {"x": x})[0], a @ a.transpose(0, 2, 1))
+
+
+@pytest.mark.parametrize("per_channel", [False, True])
+def test_attention_is_that_of_its_weights(run_in_onnxruntime, tmp_path, per_channel):
+    text = """g (float[2, 3, 8] x, int32[2, 3] seen) => (float[2, 3, 8] y)
+        { y = com.microsoft.Attention<num_heads = 2>(x, WEIGHT, BIAS, seen) }"""
+    weight, bias = (RANDOM.standard_normal(size).astype(np.float32) for size in ((8, 24), 24))
+    file = written(text, tmp_path, WEIGHT=weight, BIAS=bias)
+    proto = onnx.load(file)
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(proto, file)
+    file = quantized(file, per_channel=per_channel)
+    assert "QAttention" in {node.op_type for node in onnx.load(file).graph.node}
+    x, seen = RANDOM.standard_normal((2, 3, 8)).astype(np.float32), np.array([[1, 1, 0], [1, 1, 1]], np.int32)
+    packed = x @ constants(file)["WEIGHT"] + bias
+    q, k, v = (each.reshape(2, 3, 2, 4).transpose(0, 2, 1, 3) for each in np.split(packed, 3, -1))
+    scores = np.exp(q @ k.transpose(0, 1, 3, 2) / 2) * seen[:, None, None]
+    right = (scores / scores.sum(-1, keepdims=True) @ v).transpose(0, 2, 1, 3).reshape(2, 3, 8)
+    graph = graph_from_onnx(file)
+    assert RemoveDynamicQuantization()(graph).modified
+    assert operators(graph) == ["Attention"]
+    assert close(run_in_onnxruntime(graph, {"x": x, "seen": seen})[0], right)
+
+
+def test_embeddings_of_integers_are_those_that_they_stand_for(run_in_onnxruntime, tmp_path):
+    text = """g (int32[2, 3] ids, int32[2, 3] kinds) => (float[2, 3, 16] y)
+        { e, none = com.microsoft.EmbedLayerNormalization<epsilon = 0.01>
+            (ids, kinds, TABLE, PLACES, KINDS, SCALE, SHIFT) y = MatMul(e, FIRST) }"""
+    sizes = {"PLACES": (5, 8), "KINDS": (2, 8), "SCALE": 8, "SHIFT": 8}
+    weights = {name: RANDOM.standard_normal(size).astype(np.float32) for name, size in sizes.items()}
+    file = written(text, tmp_path, TABLE=TABLE, FIRST=FIRST, **weights)
+    proto = onnx.load(file)
+    proto.opset_import.append(onnx.helper.make_opsetid("com.microsoft", 1))
+    onnx.save(proto, file)
+    file = quantized(file)
+    assert "QEmbedLayerNormalization" in {node.op_type for node in onnx.load(file).graph.node}
+    feeds = {"ids": np.array([[0, 8, 4], [3, 3, 1]], np.int32), "kinds": np.array([[0, 0, 1], [1, 0, 1]], np.int32)}
+    numbers = constants(file)
+    total = numbers["TABLE"][feeds["ids"]] + numbers["PLACES"][:3] + numbers["KINDS"][feeds["kinds"]]
+    centered = total - total.mean(-1, keepdims=True)
+    normal = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 0.01)
+    right = (normal * numbers["SCALE"] + numbers["SHIFT"]) @ numbers["FIRST"]
+    graph = without(file)
+    assert {node.domain for node in graph.graph} == {""}
+    DequantizeWeights()(graph)
+    assert not {"DequantizeLinear", "MatMulInteger"} & set(operators(graph))
+    assert close(run_in_onnxruntime(graph, feeds)[0], right)
+
+
 def sigmoid(x: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-x))
 
@@ -170,10 +229,10 @@ def test_a_file_with_calibrated_ranges_stays_as_it_is(graph_of):
     assert operators(graph) == before
 
 
-def test_weights_that_are_computed_in_each_run_stay_integers(graph_of):
+def test_weights_that_are_rounded_to_steps_of_the_file_stay_integers(graph_of):
     graph = graph_of(
-        """g (float[1, 8] x, float[8, 5] w) => (float[1, 5] y)
-        { q, s, z = DynamicQuantizeLinear(x) k, t, o = DynamicQuantizeLinear(w) m = MatMulInteger(q, k, z, o)
+        """g (float[1, 8] x, float[8, 5] w, float t, uint8 o) => (float[1, 5] y)
+        { q, s, z = DynamicQuantizeLinear(x) k = QuantizeLinear(w, t, o) m = MatMulInteger(q, k, z, o)
           f = Cast<to = 1>(m) a = Mul(s, t) y = Mul(f, a) }"""
     )
     assert not RemoveDynamicQuantization()(graph).modified
