@@ -20,7 +20,7 @@ _LATER = float(np.finfo(np.float32).min)
 
 
 def _attention(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
-    """``Attention``: one product computes queries, keys and values.
+    """``Attention``: queries, keys and values are products of one tensor.
 
     Inputs are data ``(B, S, C)``, weights ``(C, Q + K + V)``, a bias, a mask, keys and values of before, and what is
     added to the scores.
@@ -32,9 +32,10 @@ def _attention(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
     if not isinstance(columns, int):
         return None
     sizes = list(node.attributes.get_ints("qkv_hidden_sizes", ())) or [columns // 3] * 3
-    total = parts.add("MatMul", data, weights)
-    total = total if bias is None else parts.add("Add", total, bias)
-    return _attended(node, parts, _split(total, sizes, parts, axis=-1), (mask, added), data, sizes[0])
+    # One product each: on integers, each result has a range of its own, and nothing is copied to split them.
+    factors = [parts.add("MatMul", data, each) for each in _split(weights, sizes, parts, axis=1)]
+    factors = _biased(factors, bias, sizes, parts)
+    return _attended(node, parts, factors, (mask, added), data, sizes[0])
 
 
 def _multi_head(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
@@ -48,10 +49,7 @@ def _multi_head(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None
     known = [size for size in sizes if isinstance(size, int)]
     if len(known) < 3:
         return None
-    factors: list[ir.Value] = [each for each in given if each is not None]
-    if bias is not None:
-        biases = _split(bias, known, parts, axis=0)
-        factors = [parts.add("Add", each, one) for each, one in zip(factors, biases, strict=True)]
+    factors = _biased([each for each in given if each is not None], bias, known, parts)
     return _attended(node, parts, factors, masks, factors[0], known[0])
 
 
@@ -98,7 +96,15 @@ def _attended(
     return [parts.add("Reshape", joined, parts.add("Constant", value_ints=(0, 0, -1)))]
 
 
-def _split(value: ir.Value, sizes: Sequence[int], parts: Parts, *, axis: int) -> list[ir.Value]:
+def _biased(factors: list[ir.Value], bias: ir.Value | None, sizes: Sequence[int], parts: Parts) -> list[ir.Value]:
+    """Adds the parts of a bias to queries, keys and values."""
+    if bias is None:
+        return factors
+    biases = _split(bias, sizes, parts, axis=0)
+    return [parts.add("Add", each, own) for each, own in zip(factors, biases, strict=True)]
+
+
+def _split(value: ir.Value | None, sizes: Sequence[int], parts: Parts, *, axis: int) -> list[ir.Value]:
     first = parts.add("Split", value, parts.add("Constant", value_ints=sizes), axis=axis)
     node = parts.nodes[-1]
     node.resize_outputs(len(sizes))
@@ -123,14 +129,10 @@ def _visible(mask: ir.Value, key: ir.Value, data: ir.Value | None, parts: Parts)
             zero, one = (parts.array(np.array(number, np.int64)) for number in (0, 1))
             places = parts.add("Cast", parts.add("Range", zero, length, one), to=ir.DataType.INT32.value)
             return parts.add("Less", places, parts.add("Unsqueeze", mask, _ints(parts, 1, 2, 3)))
-        case 2:
-            axes = (1, 2)
-        case 3:
-            axes = (1,)
-        case _:
-            return None
-    shown = parts.add("Greater", mask, parts.array(np.array(0, np.int32)))
-    return parts.add("Unsqueeze", shown, _ints(parts, *axes))
+        case 2 | 3 as rank:
+            shown = parts.add("Greater", mask, parts.array(np.array(0, np.int32)))
+            return parts.add("Unsqueeze", shown, _ints(parts, *range(1, 5 - rank)))
+    return None
 
 
 def _later_keys(query: ir.Value, key: ir.Value, parts: Parts) -> ir.Value:
