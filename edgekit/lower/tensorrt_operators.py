@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from edgekit.lower.float_biases import FloatBiases
 from edgekit.lower.float_bytes import FloatBytes
+from edgekit.lower.float_moves import FloatMoves
 from edgekit.lower.norm_of_one_element import NormOfOneElement
 from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
 from edgekit.lower.rewriting import lower
@@ -20,4 +21,5 @@ def use_tensorrt_operators(model: ir.Model) -> bool:
     TensorRT reads graphs with its own parser, also where onnx_ir is not installed, so this is done before a graph is
     written.
     """
-    return lower(model, [QLinearAsQdq(), FloatBiases(), FloatBytes(), NormOfOneElement(), SpreadKernel()])
+    passes = [QLinearAsQdq(), FloatMoves(), FloatBiases(), FloatBytes(), NormOfOneElement(), SpreadKernel()]
+    return lower(model, passes)
