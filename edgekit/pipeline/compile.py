@@ -24,6 +24,7 @@ from edgekit.engine.bundle.manifest import (
 )
 from edgekit.engine.layers import assert_precision, layer_counts
 from edgekit.engine.source_graph import graph_layers
+from edgekit.engine.tensorrt.integers import require_known_integers
 from edgekit.graph.file import input_specs, output_specs, save_graph
 from edgekit.graph.passes import InferShapes
 from edgekit.lower.attention_as_operator import AttentionAsOperator
@@ -90,11 +91,17 @@ def compile_engine(
 
 
 def _for_gpu(graph: ir.Model, target: TargetConfig) -> ir.Model:
-    """Returns the graph with other operators in place of those that TensorRT does not have, or fails to build."""
+    """Returns the graph with other operators in place of those that TensorRT does not have, or fails to build.
+
+    Raises:
+        GraphError: it has integers that TensorRT does not take.
+    """
     if not backend(target.target).on_gpu:
         return graph
     replaced = graph.clone(deep_copy=False)
-    return replaced if use_tensorrt_operators(replaced) else graph
+    found = replaced if use_tensorrt_operators(replaced) else graph
+    require_known_integers(found)
+    return found
 
 
 def _with_attention(graph: ir.Model, target: TargetConfig, progress: Progress) -> ir.Model:

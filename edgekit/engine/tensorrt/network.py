@@ -16,7 +16,7 @@ from edgekit.specs import ShapeRange
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["Parsed", "add_profile", "parse_graph", "replace_operator"]
+__all__ = ["Parsed", "add_profile", "float_original", "parse_graph", "replace_operator"]
 
 EXAMPLE = {"x": (1, 3, 48, (32, 320, 2048))}
 
@@ -165,8 +165,7 @@ def _graph_error(parser: trt.OnnxParser, log: Any, graph: Path) -> GraphError:
     module = ", named after its module," if "." in node and "/" not in node else ""
     return GraphError(
         f"TensorRT cannot take operator '{error.node_operator()}', node '{node}'{module} of {graph.name}: {words}",
-        hint=f"the graph was quantized for another target: build it from its float original with "
-        f"{argument('precision', 'int8')}"
+        hint=float_original()
         if _is_quantization(error.node_operator()) or "zeropoint" in words.lower().replace(" ", "")
         else replace_operator(),
     )
@@ -175,6 +174,12 @@ def _graph_error(parser: trt.OnnxParser, log: Any, graph: Path) -> GraphError:
 def _is_quantization(operator: str) -> bool:
     """Whether it computes integers of activations, or multiplies them: TensorRT takes these in a few forms only."""
     return operator in ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear") or operator.endswith("Integer")
+
+
+def float_original() -> str:
+    """A hint for a graph whose integers TensorRT does not take."""
+    int8 = argument("precision", "int8")
+    return f"the graph was quantized for another target: build it from its float original with {int8}"
 
 
 def replace_operator() -> str:
