@@ -22,7 +22,15 @@ from edgekit.graph.file import fix_inputs, input_specs, is_quantized, output_spe
 from edgekit.graph.index_bounds import index_bounds
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.original import OnnxOriginal
-from edgekit.graph.passes import ExplicitSamePads, InferShapes, NameNodes, is_widened, optimize, types_note
+from edgekit.graph.passes import (
+    ExplicitSamePads,
+    FoldConstants,
+    InferShapes,
+    NameNodes,
+    is_widened,
+    optimize,
+    types_note,
+)
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights, weights_note
 from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
@@ -107,6 +115,8 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress, target: str 
         require_explicit_pads(graph)
         quantized = is_quantized(graph)
         if quantized:
+            # Brevitas clips its integer weights in the file; OpenVINO takes only weights that are constants.
+            FoldConstants()(graph)
             NameNodes()(graph)
         else:
             optimize(graph)

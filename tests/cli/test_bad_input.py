@@ -181,6 +181,11 @@ def unknown_domain(model: onnx.ModelProto) -> None:
     model.opset_import.append(onnx.helper.make_opsetid("com.acme", 1))
 
 
+def qonnx_domain(model: onnx.ModelProto) -> None:
+    model.graph.node[1].domain, model.graph.node[1].op_type = "qonnx.custom_op.general", "Quant"
+    model.opset_import.append(onnx.helper.make_opsetid("qonnx.custom_op.general", 1))
+
+
 def dynamic_rank(model: onnx.ModelProto) -> None:
     model.graph.input[0].type.tensor_type.ClearField("shape")
 
@@ -194,6 +199,7 @@ def lost_weight(model: onnx.ModelProto) -> None:
     [
         (unknown_operator, "node 'r0': operator 'Rleu' is not in opset 17", "did you mean Relu"),
         (unknown_domain, "node 'r0': unknown operator 'Relu' of domain 'com.acme'", "without custom operators"),
+        (qonnx_domain, "node 'r0': unknown operator 'Quant' of domain 'qonnx.custom_op.general'", "export_onnx_qcdq"),
         (dynamic_rank, "input 'x': expected a fixed number of dimensions, got a dynamic rank", "input's shape"),
         (lost_weight, "not a valid graph", ""),
     ],

@@ -215,6 +215,30 @@ def test_a_quantized_model_is_unchanged_except_for_names(source: Callable[..., L
     assert all(node.name for node in model.graph.graph)
 
 
+def test_integer_weights_that_a_quantized_file_computes_from_constants_are_constants(
+    source: Callable[..., LoadedModel], tmp_path: Path
+) -> None:
+    # As Brevitas writes its weights. OpenVINO computed each layer of such a file in float.
+    model = onnx.load(quantized(tmp_path / "q.onnx"))
+    product = next(node for node in model.graph.node if node.op_type == "MatMul")
+    dequantizer = next(node for node in model.graph.node if node.output[0] == product.input[1])
+    weights = next(w for w in model.graph.initializer if w.name == dequantizer.input[0])
+    stored = np.arange(-8, 8, dtype=np.int8).reshape(4, 4)
+    weights.CopyFrom(onnx.numpy_helper.from_array(stored, weights.name))
+    for name, value in (("low", -3), ("high", 3)):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.int8), name))
+    dequantizer.input[0] = "clipped"
+    model.graph.node.insert(0, onnx.helper.make_node("Clip", [weights.name, "low", "high"], ["clipped"]))
+    onnx.save(model, tmp_path / "clipped.onnx")
+    loaded = source(tmp_path / "clipped.onnx")
+    assert [node.op_type for node in loaded.graph.graph] == [
+        "QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul"
+    ]  # fmt: skip
+    constant = next(node for node in loaded.graph.graph if node.outputs[0].name == product.input[1]).inputs[0]
+    assert constant is not None and constant.const_value is not None
+    np.testing.assert_array_equal(constant.const_value.numpy(), np.clip(stored, -3, 3))
+
+
 @pytest.mark.parametrize(("option", "value"), [("weights", "w.pt"), ("opset", 18)])
 def test_an_onnx_file_takes_no_options_of_modules(
     source: Callable[..., LoadedModel], tmp_path: Path, write_classifier: Callable[..., Path], option: str, value: Any

@@ -43,6 +43,7 @@ def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[s
     from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
     from edgekit.lower.fuse_rms_norm import FuseRmsNorm
     from edgekit.lower.keep_average_float import KeepAverageFloat
+    from edgekit.lower.keep_bounds import KeepBounds
     from edgekit.lower.keep_layout import KeepLayout
     from edgekit.lower.norm_on_last_axis import NormOnLastAxis
     from edgekit.lower.rewriting import lower
@@ -55,6 +56,7 @@ def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[s
     modified = lower(
         source,
         [
+            *map(KeepBounds, ("Relu", "Clip")),
             SignedWeights(),
             FuseIntegerMatMul(),
             KeepAverageFloat(LIMITS),

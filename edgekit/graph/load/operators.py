@@ -14,6 +14,9 @@ __all__ = ["require_known_operators"]
 
 _ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _HINT_CUSTOM = "export the model without custom operators"
+_HINT_QONNX = "export the model with Q/DQ pairs: Brevitas's export_onnx_qcdq writes them instead of export_qonnx"
+_HINTS = {"qonnx.custom_op.general": _HINT_QONNX, "onnx.brevitas": _HINT_QONNX}
+"""Hints on domains whose exporter can write operators of ONNX instead."""
 
 
 def require_known_operators(model: onnx.ModelProto, path: Path) -> None:
@@ -38,7 +41,8 @@ def require_known_operators(model: onnx.ModelProto, path: Path) -> None:
             continue
         where = f"{path}: node '{node.name or (node.output[0] if node.output else '')}'"
         if domain not in _ONNX_DOMAINS and domain not in RUNTIME_DOMAINS:
-            raise GraphError(f"{where}: unknown operator '{node.op_type}' of domain '{domain}'", hint=_HINT_CUSTOM)
+            hint = _HINTS.get(domain, _HINT_CUSTOM)
+            raise GraphError(f"{where}: unknown operator '{node.op_type}' of domain '{domain}'", hint=hint)
         if domain in _ONNX_DOMAINS and not _is_defined(node.op_type, domain, versions.get(domain, 1)):
             known, opset = _operators(domain), versions.get(domain, 1)
             since = known.get(node.op_type, 0)
