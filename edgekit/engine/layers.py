@@ -42,6 +42,7 @@ def assert_precision(
     built: Sequence[Layer],
     *,
     came_quantized: bool = False,
+    weights_only: bool = False,
 ) -> tuple[str, ...]:
     """Checks that an engine multiplies in the requested precision.
 
@@ -52,6 +53,7 @@ def assert_precision(
         built: the layers of the engine.
         came_quantized: the Q/DQ pairs are those of the user's file, which may be where the backend has no integer
             kernels; a layer in float computes the same numbers there.
+        weights_only: the weights alone are quantized, to take less memory; a layer in float reads them as they are.
 
     Returns:
         Notes: which quantized layers run in float.
@@ -60,7 +62,7 @@ def assert_precision(
         BuildError: a layer runs in another type, or, of a file that came quantized, all do; the message names both.
     """
     if precision is Precision.INT8:
-        return _assert_int8(target, quantized, built, came_quantized)
+        return _assert_int8(target, quantized, built, came_quantized, weights_only)
     wanted = DTYPES[precision]
     others = [layer for layer in built if layer.dtype != wanted]
     # A half-precision graph may keep some layers in float32 on purpose; a float32 graph has no other layers.
@@ -82,7 +84,7 @@ def _hint(precision: Precision, others: Sequence[Layer]) -> str:
 
 
 def _assert_int8(
-    target: str, quantized: Sequence[str], built: Sequence[Layer], came_quantized: bool
+    target: str, quantized: Sequence[str], built: Sequence[Layer], came_quantized: bool, weights_only: bool
 ) -> tuple[str, ...]:
     if not quantized:
         if came_quantized and any(layer.dtype == "int8" for layer in built):
@@ -102,6 +104,8 @@ def _assert_int8(
     count = len(not_int8) or len(quantized) - (len(built) - len(others))
     which = f": {_named(not_int8)}" if any(not_int8) else ""
     found = f"{target} runs {count} of {len(quantized)} quantized layers in {_dtypes(others)}"
+    if weights_only:
+        return (f"{found}{which}, with weights of 8 bits",)
     where = f"the Q/DQ pairs are not where {target} fuses them"
     if came_quantized and count < len(quantized):
         return (f"{found}{which}; {where}",)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgekit.graph.operators import PRODUCTS
 from edgekit.lower.add_bias_to_scores import AddBiasToScores
 from edgekit.lower.clip_before_quantizer import ClipBeforeQuantizer
 from edgekit.lower.compare_as_less import CompareAsLess, CompareWithZero
+from edgekit.lower.concat_integers import ConcatIntegers
 from edgekit.lower.cut_gathered_elements import CutGatheredElements
 from edgekit.lower.dequantize_exactly import STEPPED, DequantizeExactly
 from edgekit.lower.dft_over_first_axis import DftOverFirstAxis
@@ -35,6 +37,7 @@ from edgekit.lower.sort_top_k import SortTopK
 from edgekit.lower.stop_dequantizers import STOPPING, StopDequantizers
 from edgekit.lower.truncate_to_integers import TRUNCATING, TruncateToIntegers
 from edgekit.lower.vectors_as_matrices import VectorsAsMatrices
+from edgekit.lower.weights_without_zero_point import WeightsWithoutZeroPoint
 from edgekit.lower.widen_padded_points import WidenPaddedPoints
 from edgekit.lower.wrap_integers import WRAPPING, WrapIntegers
 from edgekit.lower.wrap_pads import WrapPads
@@ -64,6 +67,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
         model,
         [
             QLinearAsQdq(),
+            *map(WeightsWithoutZeroPoint, sorted(PRODUCTS)),
             ClipBeforeQuantizer(),
             *map(DequantizeExactly, STEPPED),
             *pools,
@@ -73,6 +77,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
             WidenPaddedPoints(),
             PoolBeforePoints(),
             *map(StopDequantizers, STOPPING),
+            ConcatIntegers(),
             QuantizeBehindConcat(),
             *norms,
             *others,

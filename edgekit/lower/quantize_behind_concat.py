@@ -8,7 +8,7 @@ from edgekit.graph.operators import PRODUCTS
 from edgekit.lower.rewriting import NotApplicable, RewritePass, constant
 from edgekit.lower.stop_dequantizers import in_floats
 
-__all__ = ["QuantizeBehindConcat"]
+__all__ = ["QuantizeBehindConcat", "leads_to_wrong_product"]
 
 _CROSSED = frozenset(
     "Add Clip DequantizeLinear Div Flatten Identity Mul QuantizeLinear Relu Reshape Squeeze Sub Unsqueeze".split()
@@ -46,6 +46,11 @@ class QuantizeBehindConcat(RewritePass):
         graph.insert_after(node, [kept])
         for user, index in uses:
             user.replace_input_with(index, kept.outputs[0])
+
+
+def leads_to_wrong_product(joined: ir.Value, axis: int) -> bool:
+    """Whether the value that a Concat along an axis makes leads to a product that OpenVINO computes in float."""
+    return any(_is_moved_wrongly(joined, axis, use.node, use.idx) for use in joined.uses())
 
 
 def _is_moved_wrongly(joined: ir.Value, axis: int, user: ir.Node, index: int) -> bool:

@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.backend import BuildOptions, BuildResult, backend
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import save_graph
 from edgekit.graph.load.onnx_file import graph_from_onnx
@@ -64,24 +64,25 @@ BETWEEN = {
 }
 
 
-def compare(made: onnx.ModelProto, tmp_path: Path, layers: dict[str, int] | None = None) -> None:
+def compare(made: onnx.ModelProto, tmp_path: Path, layers: dict[str, int], output: str = "y") -> BuildResult:
     onnx.save(made, tmp_path / "m.onnx")
     graph = graph_from_onnx(tmp_path / "m.onnx")
     feed = {
         value.name: RANDOM.standard_normal([size.dim_value for size in value.type.tensor_type.shape.dim]).astype("f4")
         for value in made.graph.input
     }
-    expected = Evaluator(graph).run(feed)["y"]
+    expected = Evaluator(graph).run(feed)[output]
     save_graph(graph, tmp_path / "graph.onnx")
     options = BuildOptions(precision=Precision.INT8, threads=1, came_quantized=True)
     result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, options)
     engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run(feed)["y"]
+    got = engine.run(feed)[output]
     engine.close()
-    assert layers in (None, result.layers)
+    assert result.layers == layers
     np.testing.assert_allclose(got, expected, atol=0.04)
     # The two may divide by the scale with other roundings, so that a number between two integers becomes the other.
     assert (np.abs(got - expected) > 1e-4).mean() < 0.1
+    return result
 
 
 @pytest.mark.parametrize("first", ["a = Tanh (x)  b = Abs (x2)", INTEGERS], ids=["floats", "integers"])
@@ -126,7 +127,34 @@ def test_a_concat_stays_as_it_is_where_openvino_is_right(shape: str, axis: int, 
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
-@pytest.mark.parametrize("shape", ["2,5,6", "2,3,5,6"])
-def test_a_product_that_reads_concatenated_integers_is_built(shape: str, axis: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize("shape", ["2,5,6", "2,3,5,64"])
+def test_a_product_of_concatenated_integers_runs_on_integers(shape: str, axis: int, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
-    compare(model(shape, axis, "", "MatMul", INTEGERS), tmp_path)
+    compare(model(shape, axis, "", "MatMul", INTEGERS), tmp_path, {"int8": 1})
+
+
+@pytest.mark.parametrize("axis", [0, 2, 3])
+def test_a_convolution_of_concatenated_integers_runs_on_integers(axis: int, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    compare(model("2,3,5,6", axis, "", "Conv", INTEGERS), tmp_path, {"int8": 1})
+
+
+@pytest.mark.parametrize("size", [6, 64])
+def test_a_float_product_of_integers_with_two_scales_is_named(size: int, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    two = INTEGERS.replace("(x2, s, z)", "(x2, k, z)").replace("(x2q, s, z)", "(x2q, k, z)")
+    made = model(f"2,5,{size}", 1, "", "MatMul", two)
+    # A product of integers behind it, since an INT8 engine needs one.
+    behind = onnx.parser.parse_graph(
+        "g (float[2,10,4] y) => (float[2,10,4] v) { t = QuantizeLinear (y, s, z)  u = DequantizeLinear (t, s, z)"
+        "  w4 = DequantizeLinear <axis = 1> (w5, ws, wz)  v = MatMul (u, w4) }"
+    )
+    made.graph.node.extend(behind.node)
+    made.graph.initializer.append(onnx.numpy_helper.from_array(RANDOM.integers(-100, 100, (4, 4)).astype("i1"), "w5"))
+    del made.graph.output[:]
+    made.graph.output.extend(behind.output)
+    for index, node in enumerate(made.graph.node):
+        node.name = f"{node.op_type} {index}"
+    result = compare(made, tmp_path, {"float32": 1, "int8": 1}, output="v")
+    (note,) = result.notes
+    assert "openvino runs 1 of 2 quantized layers in float32: MatMul " in note

@@ -15,7 +15,8 @@ from edgekit.device.huge_pages import huge_pages
 from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.engine.base import BaseEngine
 from edgekit.engine.layers import Layer, assert_precision, layer_counts
-from edgekit.engine.openvino.layer_timer import OpenVinoLayerTimer, original_names, text_of
+from edgekit.engine.openvino.executed import PRODUCTS, fact, group_size, is_integer, original_names, product_type
+from edgekit.engine.openvino.layer_timer import OpenVinoLayerTimer
 from edgekit.engine.openvino.lowering import lower_for_processor, narrow_for_processor
 from edgekit.engine.openvino.messages import compilation_error, conversion_error, words_of
 from edgekit.engine.openvino.scheme import scheme_of_processor
@@ -39,6 +40,12 @@ WEIGHTS = "engine.bin"
 # Key of the precision of layers that are not quantized, in the engine file.
 ARITHMETIC = ["edgekit", "arithmetic"]
 
+# Key of the number of elements that get one range in each run, in products that quantize their inputs themselves.
+GROUP_SIZE = ["edgekit", "group_size"]
+
+# OpenVINO's default. Where a graph has Q/DQ pairs, these say what is quantized, and nothing else is.
+OWN_GROUP_SIZE = 32
+
 # Keys of the names of its inputs and outputs, in order: OpenVINO may give a tensor another name.
 INPUTS = ["edgekit", "inputs"]
 OUTPUTS = ["edgekit", "outputs"]
@@ -54,11 +61,11 @@ CHANNELS_FIRST = (0, 3, 1, 2)
 # instead of 24. The hint sets the requested precision.
 HINTS = {Precision.FP32: "f32", Precision.FP16: "f16", Precision.BF16: "bf16", Precision.INT8: "f32"}
 
-DTYPES = {"f32": "float32", "f16": "float16", "bf16": "bfloat16", "u8": "int8", "i8": "int8"}
-
 WIDE_INTEGERS = frozenset({"int64", "uint32", "uint64"})
 
-PRODUCTS = frozenset({"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"})
+
+# Queries, keys and values of an attention.
+FACTORS = 3
 
 
 class OpenVino:
@@ -91,8 +98,9 @@ class OpenVino:
         from edgekit.lower.openvino_as_onnx import compute_as_onnx
 
         engine = folder / ENGINE
-        quantized = quantized_layers(source, joining=True, weights_only=not _has_quantizer(source))
-        attentions = _attention_products(source)
+        weights_only = options.precision is Precision.INT8 and not _has_quantizer(source)
+        quantized = quantized_layers(source, joining=True, weights_only=weights_only)
+        attentions, products = _attention_products(source), _products(source)
         corrected = compute_as_onnx(source)
         narrowed = narrow_for_processor(source, options)
         lowered, turned = lower_for_processor(source, options)
@@ -110,17 +118,23 @@ class OpenVino:
             model.set_rt_info("\n".join(output.name or "" for output in source.graph.outputs), OUTPUTS)
             model.set_rt_info("\n".join(turned), CHANNELS_LAST)
             model.set_rt_info(HINTS[options.precision], ARITHMETIC)
+            model.set_rt_info(str(OWN_GROUP_SIZE if weights_only else 0), GROUP_SIZE)
             try:
                 # OpenVINO's default, half-precision weights, would round the graph's weights.
                 ov.save_model(model, engine, compress_to_fp16=False)
                 compiled = _compile(ov, engine, options.threads).model
                 executed = compiled.get_runtime_model()
-                layers = _layers(executed)
+                layers = _layers(executed, group_size(compiled), products)
             except RuntimeError as e:
                 raise compilation_error(source, graph, e) from e
         _require_shapes(model, compiled)
         others = assert_precision(
-            self.name, options.precision, quantized, layers, came_quantized=options.came_quantized
+            self.name,
+            options.precision,
+            quantized,
+            layers,
+            came_quantized=options.came_quantized,
+            weights_only=weights_only,
         )
         return BuildResult(
             engine=ENGINE,
@@ -247,6 +261,9 @@ def _compile(ov: Any, engine: Path, threads: int, *, counters: bool = False) -> 
         "INFERENCE_NUM_THREADS": threads or cpu().compute_threads,
         "INFERENCE_PRECISION_HINT": model.get_rt_info(ARITHMETIC).astype(str),
     }
+    # Engines from earlier versions do not have this key.
+    if model.has_rt_info(GROUP_SIZE):
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = model.get_rt_info(GROUP_SIZE).astype(str)
     if counters:
         settings["PERF_COUNT"] = True
     if _may_chain_integer_products(model):
@@ -303,15 +320,26 @@ def _bound(ov: Any, model: Any, inputs: Sequence[str], options: BuildOptions) ->
         model.reshape(bounds)
 
 
-def _layers(executed: Any) -> list[Layer]:
-    """Returns the convolutions and matrix products of the graph that the plugin executes."""
-    layers = []
-    for operator in executed.get_ops():
-        facts = operator.get_rt_info()
-        if text_of(facts["layerType"]) in PRODUCTS:
-            dtype = DTYPES.get(text_of(facts["runtimePrecision"]), "float32")
-            layers.append(Layer(original_names(operator), dtype))
-    return with_planes_as_one(layers)
+def _layers(executed: Any, group: int, products: Sequence[str]) -> list[Layer]:
+    """Returns the convolutions and matrix products of the graph that the plugin executes.
+
+    OpenVINO 2026.4 loses the name of a product whose weights it dequantizes itself: such layers get the names of the
+    products that no layer has, if there are as many.
+    """
+    names = {operator: original_names(operator) for operator in executed.get_ops()}
+    found = {name for each in names.values() for name in each}
+    layers = [operator for operator in names if fact(operator, "layerType") in PRODUCTS]
+    nameless = [operator for operator in layers if found.intersection(products).isdisjoint(names[operator])]
+    lost = [name for name in products if name not in found]
+    if len(lost) == len(nameless):
+        names.update(zip(nameless, ((name,) for name in lost), strict=True))
+    return with_planes_as_one(Layer(names[operator], product_type(operator, group)) for operator in layers)
+
+
+def _products(source: ir.Model) -> list[str]:
+    from edgekit.graph.operators import PRODUCTS as OPERATORS  # needs onnx_ir
+
+    return [node.name for node in source.graph.all_nodes() if node.op_type in OPERATORS and node.name]
 
 
 def _has_quantizer(source: ir.Model) -> bool:
@@ -326,12 +354,14 @@ def _attention_products(source: ir.Model) -> list[set[str]]:
 
 
 def _integer_kernels(executed: Any) -> set[str]:
-    """Returns the names of the operators that generated kernels compute on integers."""
-    facts = ((operator, operator.get_rt_info()) for operator in executed.get_ops())
+    """Returns the names of the operators that generated kernels for whole attentions compute on integers.
+
+    Such a kernel reads queries, keys and values in integers. OpenVINO names the kernel after one of them.
+    """
     return {
         name
-        for operator, own in facts
-        if text_of(own["layerType"]) == "Subgraph" and DTYPES.get(text_of(own["runtimePrecision"])) == "int8"
+        for operator in executed.get_ops()
+        if fact(operator, "layerType") == "Subgraph" and sum(map(is_integer, operator.input_values())) >= FACTORS
         for name in original_names(operator)
     }
 

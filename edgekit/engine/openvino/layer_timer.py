@@ -9,23 +9,11 @@ from typing import Any
 import numpy as np
 
 from edgekit.engine.layer_timer import LayerTimings, TimedLayer
+from edgekit.engine.openvino.executed import PRODUCTS, element_type, fact, group_size, original_names, product_type
 from edgekit.errors import RunError
 
-__all__ = ["OpenVinoLayerTimer", "original_names", "text_of"]
+__all__ = ["OpenVinoLayerTimer"]
 
-# If the plugin moves a bias to another node, it renames the product `name/WithoutBiases`.
-WITHOUT_BIAS = "/WithoutBiases"
-
-DTYPES = {
-    "f32": "float32",
-    "f16": "float16",
-    "bf16": "bfloat16",
-    "u8": "int8",
-    "i8": "int8",
-    "i32": "int32",
-    "i64": "int64",
-    "boolean": "bool",
-}
 CONSTANT = "Const"
 
 
@@ -59,9 +47,10 @@ class OpenVinoLayerTimer:
         if not self._rows:
             raise RunError("expected at least one run before the layers' times are read, got none")
         executed = self._compiled.get_runtime_model().get_ops()
-        in_order = sorted(executed, key=lambda operator: int(_fact(operator, "execOrder")))
+        in_order = sorted(executed, key=lambda operator: int(fact(operator, "execOrder")))
         names = {name for row in self._rows for name in row}
-        layers = [_layer(operator, names) for operator in in_order if operator.get_friendly_name() in names]
+        group = group_size(self._compiled)
+        layers = [_layer(operator, names, group) for operator in in_order if operator.get_friendly_name() in names]
         return LayerTimings(
             layers=tuple(layers),
             times_ms=tuple(tuple(row.get(layer.name, 0.0) for layer in layers) for row in self._rows),
@@ -72,34 +61,19 @@ class OpenVinoLayerTimer:
         self._request = self._compiled = None
 
 
-def original_names(operator: Any) -> tuple[str, ...]:
-    """Returns the names of the operators that a layer of the executed graph was made from."""
-    names = (name.removesuffix(WITHOUT_BIAS) for name in _fact(operator, "originalLayersNames").split(",") if name)
-    return tuple(dict.fromkeys(names))
-
-
-def text_of(value: Any) -> str:
-    """Returns an entry of an operator's ``rt_info`` as text."""
-    return str(getattr(value, "value", value))
-
-
-def _fact(operator: Any, name: str) -> str:
-    return text_of(operator.get_rt_info()[name])
-
-
-def _layer(operator: Any, executed: Collection[str]) -> TimedLayer:
+def _layer(operator: Any, executed: Collection[str], group: int) -> TimedLayer:
     sources = [value for value in operator.input_values() if not _is_constant(value.get_node())]
-    precision = _fact(operator, "runtimePrecision")
+    kind = fact(operator, "layerType")
     return TimedLayer(
         name=operator.get_friendly_name(),
-        operator=_fact(operator, "layerType"),
+        operator=kind,
         nodes=original_names(operator),
         readers=tuple(dict.fromkeys(_readers(operator, executed))),
-        precision=DTYPES.get(precision, precision),
+        precision=product_type(operator, group) if kind in PRODUCTS else element_type(operator),
         inputs=tuple(_shape(value) for value in sources),
         outputs=tuple(_shape(value) for value in operator.outputs()),
         activation_bytes=_sum(_bytes(value) for value in (*sources, *operator.outputs())),
-        kernel=_fact(operator, "primitiveType"),
+        kernel=fact(operator, "primitiveType"),
     )
 
 
@@ -117,7 +91,7 @@ def _readers(operator: Any, executed: Collection[str]) -> Iterator[str]:
 def _is_constant(operator: Any) -> bool:
     """Whether an operator of the executed graph outputs a constant, or one in another shape or layout."""
     values = operator.input_values()
-    return _fact(operator, "layerType") == CONSTANT or (
+    return fact(operator, "layerType") == CONSTANT or (
         bool(values) and all(_is_constant(value.get_node()) for value in values)
     )
 
