@@ -23,6 +23,7 @@ from edgekit.graph.passes.merge_identical import MergeIdentical
 from edgekit.graph.passes.merge_reshapes import MergeReshapes
 from edgekit.graph.passes.move_nan_guard import MoveNanGuard
 from edgekit.graph.passes.move_transposes import MoveTransposes
+from edgekit.graph.passes.multiply_einsum import MultiplyEinsum
 from edgekit.graph.passes.name_nodes import NameNodes
 from edgekit.graph.passes.pool_globally import PoolGlobally
 from edgekit.graph.passes.positive_axes import PositiveAxes
@@ -57,6 +58,7 @@ __all__ = [
     "MergeReshapes",
     "MoveNanGuard",
     "MoveTransposes",
+    "MultiplyEinsum",
     "NameNodes",
     "PoolGlobally",
     "PositiveAxes",
@@ -114,6 +116,7 @@ def _optimize(graph: ir.Model) -> None:
             InferShapes(),
             FoldConstants(),
             FoldSelections(),
+            MultiplyEinsum(),
             MergeIdentical(),
             MergeReshapes(),
             MoveTransposes(),
