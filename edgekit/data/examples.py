@@ -281,7 +281,7 @@ def input_from_image(example: Example, spec: TensorSpec, how: Preprocess) -> tup
     if isinstance(image, str) or image.dtype != np.uint8:
         got = "a text" if isinstance(image, str) else f"{image.dtype} {image.shape}"
         raise DataError(f"{example.id}: expected an image, got {got}")
-    return preprocess(Image.fromarray(image) if image.ndim == 2 else image, how, spec.shape)
+    return preprocess(Image.fromarray(image) if image.ndim == 2 else image, how, spec.shape, spec.dtype)
 
 
 def _numbers_feed(example: Example, spec: TensorSpec, shapes: Mapping[str, ShapeRange]) -> np.ndarray:

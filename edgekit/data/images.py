@@ -161,16 +161,19 @@ def image_size(path: Path) -> tuple[int, int]:
         return (height, width) if (_orientation(image) or 1) in range(5, 9) else (width, height)
 
 
-def preprocess(source: ImageSource, how: Preprocess, shape: tuple[int | str, ...]) -> tuple[np.ndarray, Placement]:
+def preprocess(
+    source: ImageSource, how: Preprocess, shape: tuple[int | str, ...], dtype: str = "float32"
+) -> tuple[np.ndarray, Placement]:
     """Converts an image to a model's input.
 
     Args:
         source: any source that `read_image` accepts.
         how: resizing, channel order, layout, normalization.
         shape: the input's shape in ``how.layout``; its first entry, the batch, is ignored.
+        dtype: element type of the input; for ``uint8``, ``how`` keeps pixels as they are.
 
     Returns:
-        float32, contiguous, of ``shape`` with a batch of 1, and the placement of the image in it.
+        An array of ``dtype``, contiguous, of ``shape`` with a batch of 1, and the placement of the image in it.
 
     Raises:
         DataError: as `read_image`.
@@ -186,7 +189,8 @@ def preprocess(source: ImageSource, how: Preprocess, shape: tuple[int | str, ...
         image = read_image(source)
     size = (image.shape[1], image.shape[0]) if isinstance(image, np.ndarray) else image.size
     where = placement(how, size, (width, height))
-    return normalize(resample(image, how, where), how, where, (width, height)), where.placement
+    batch = normalize(resample(image, how, where), how, where, (width, height))
+    return np.asarray(batch, dtype), where.placement
 
 
 def _height_width(how: Preprocess, shape: tuple[int | str, ...]) -> tuple[int, int]:

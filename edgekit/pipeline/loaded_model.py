@@ -30,8 +30,8 @@ __all__ = ["LoadedModel", "checked_sizes", "fitting", "input_preprocess", "measu
 
 GRAY = "preprocess={'color': 'gray', 'mean': [0], 'std': [1]}"
 GUESSED = (
-    "input '{name}' is assumed to be an image: {color}, from 0 to 1, stretched to fit. If the model was trained with "
-    "other preprocessing, set it with {option}, such as mean=… and std=…"
+    "input '{name}' is assumed to be an image: {color}, from 0 to {white}, stretched to fit. If the model was trained "
+    "with other preprocessing, set it with {option}, such as {such}"
 )
 
 
@@ -128,12 +128,14 @@ def input_preprocess(config: ModelConfig, specs: Sequence[TensorSpec], progress:
         return fitting(merged(guess or Preprocess(), config.preprocess), specs[0])
     if guess is not None:
         color = "grey" if guess.color == "gray" else guess.color.upper()
-        progress.note(GUESSED.format(name=specs[0].name, color=color, option=argument("preprocess")))
+        white, such = (255, "color=bgr") if specs[0].dtype == "uint8" else (1, "mean=… and std=…")
+        name = specs[0].name
+        progress.note(GUESSED.format(name=name, color=color, white=white, such=such, option=argument("preprocess")))
     return guess
 
 
 def _guessed(spec: TensorSpec) -> Preprocess | None:
-    """Guesses the preprocessing of a float input with four dimensions and 1 or 3 channels; None for other inputs."""
+    """Guesses the preprocessing of an input of floats or bytes with four dimensions and 1 or 3 channels, or None."""
     rgb, gray = Preprocess(), Preprocess(color="gray", mean=(0.0,), std=(1.0,))
     for guess in (rgb, gray):
         with contextlib.suppress(UsageError):
@@ -142,17 +144,32 @@ def _guessed(spec: TensorSpec) -> Preprocess | None:
 
 
 def fitting(preprocess: Preprocess, spec: TensorSpec) -> Preprocess:
-    """Returns ``preprocess`` with the layout that fits the channels in the input's shape."""
+    """Returns ``preprocess`` with the layout that fits the channels in the input's shape.
+
+    An input of bytes gets pixels as they are: the divisor becomes 1.
+    """
     places = {"nchw": (0, preprocess.channels, 0, 0), "nhwc": (0, 0, 0, preprocess.channels)}
-    if spec.dtype == "float32" and len(spec.shape) == 4:
+    if spec.dtype == "uint8":
+        preprocess = _as_pixels(preprocess, spec)
+    if spec.dtype in ("float32", "uint8") and len(spec.shape) == 4:
         for layout in sorted(places, key=lambda layout: layout != preprocess.layout):
             if all(wanted in (0, size) for wanted, size in zip(places[layout], spec.shape, strict=True)):
                 return msgspec.structs.replace(preprocess, layout=layout)
     channels = "1 channel" if preprocess.channels == 1 else f"{preprocess.channels} channels"
     raise UsageError(
-        f"preprocessing with color={preprocess.color}: expected a float32 input with 4 dimensions and {channels}, "
-        f"got {spec}",
+        f"preprocessing with color={preprocess.color}: expected an input of float32 or uint8 with 4 dimensions and "
+        f"{channels}, got {spec}",
         hint=f"for one channel: {either('--preprocess color=gray --preprocess mean=0 --preprocess std=1', GRAY)}"
         if preprocess.channels == 3
         else "",
     )
+
+
+def _as_pixels(preprocess: Preprocess, spec: TensorSpec) -> Preprocess:
+    if any(preprocess.mean) or any(number != 1 for number in preprocess.std):
+        raise UsageError(
+            f"input '{spec.name}': expected mean=0 and std=1, since it takes pixels of uint8 as they are, got "
+            f"mean={list(preprocess.mean)} and std={list(preprocess.std)}",
+            hint="the model normalizes pixels itself",
+        )
+    return msgspec.structs.replace(preprocess, divisor=1.0)

@@ -98,7 +98,7 @@ def _facts(model: LoadedModel, evaluator: Evaluator, inputs: Sequence[str]) -> F
     how = msgspec.structs.replace(model.preprocess, resize="letterbox", pad=114)
     image = next(iter(calibration_set(DEFAULT_SET, limit=1))).value
     assert isinstance(image, np.ndarray)  # the shipped set has images
-    batch, placement = preprocess(image, how, spec.shape)
+    batch, placement = preprocess(image, how, spec.shape, spec.dtype)
     size = spec.shape[0]
     feeds = {spec.name: np.repeat(batch, size if isinstance(size, int) else 1, axis=0)}
     return facts_of(model.graph, evaluator.run(feeds), size=placement.input_size, inputs=inputs)

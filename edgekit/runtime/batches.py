@@ -95,8 +95,7 @@ def input_of_image(
             f"inputs {', '.join(spec.name for spec in inputs)}"
         )
     spec = specs_at(inputs, manifest.shapes)[0]
-    array, placement = preprocess(rgb_frame(image, format), how, spec.shape)
-    return np.asarray(array, spec.dtype), placement
+    return preprocess(rgb_frame(image, format), how, spec.shape, spec.dtype)
 
 
 def stacked(arrays: Sequence[np.ndarray], batch: Batch) -> np.ndarray:

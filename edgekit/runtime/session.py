@@ -272,8 +272,9 @@ class Session:
             image = self._engine.copied_to_host(image)
         if isinstance(image, np.ndarray):
             image = rgb_frame(image, format)
-        batch, placement = preprocess(image, how, specs_at([spec], self.manifest.shapes)[0].shape)
-        return {spec.name: np.asarray(batch, spec.dtype)}, placement  # the engine's inputs may be half precision
+        # The engine's inputs may be half precision, or bytes.
+        batch, placement = preprocess(image, how, specs_at([spec], self.manifest.shapes)[0].shape, spec.dtype)
+        return {spec.name: batch}, placement
 
     def postprocess(
         self,

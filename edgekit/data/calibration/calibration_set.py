@@ -273,7 +273,7 @@ def image_feed(
             hint="use a folder of .npz files, one per sample, with the inputs by name",
         )
     spec = inputs[0]
-    array, _ = preprocess(image, how, specs_at(inputs, shapes)[0].shape)
+    array, _ = preprocess(image, how, specs_at(inputs, shapes)[0].shape, spec.dtype)
     # Repeating the image to fill a fixed batch leaves the ranges unchanged.
     return {spec.name: whole_batch(array, spec, shapes)}
 

@@ -40,7 +40,12 @@ class ModelInputs(NamedTuple):
     @property
     def takes_images(self) -> bool:
         """Whether uint8 arrays are images, rather than inputs of the model."""
-        return self.how is not None and len(self.specs) == 1 and self.specs[0].dtype != "uint8"
+        return self.how is not None and len(self.specs) == 1
+
+    @property
+    def image_ranks(self) -> tuple[int, ...]:
+        """Numbers of axes of uint8 arrays that are images: a batch of bytes is an input, if the model takes bytes."""
+        return (2, 3) if self.specs[0].dtype == "uint8" else (2, 3, 4)
 
     def __str__(self) -> str:
         return specs_text(self.specs, self.shapes)
@@ -64,7 +69,7 @@ def samples_of_item(item: Any, model: ModelInputs, where: str, left_out: set[str
         return [_image(item, model, where)]
     if is_array(item) and model.takes_images:
         array = _array(item, where)
-        if array.dtype == np.uint8 and array.ndim in (2, 3, 4):
+        if array.dtype == np.uint8 and array.ndim in model.image_ranks:
             return _images(array, where)
     return _batches(_named(item, model, where, left_out), model, where)
 
