@@ -30,14 +30,15 @@ class DequantizeExactly(RewritePass):
     OpenVINO 2026.4 makes one operator of Q and DQ, and computes ``q * scale - zero * scale``, rounded twice: the zero
     point becomes a number such as 5e-8 or -5e-8. Then a quotient by it is no infinity, its square root is NaN, and
     its sign is not 0. It also moves a DequantizeLinear behind a Clip, whose limits become integers. A Max with the
-    lowest number between the integer and the subtraction keeps it from both.
+    lowest number between the integer and the subtraction keeps it from both, and one behind the subtraction keeps it
+    from multiplying before it subtracts.
 
     Args:
         operator: one of `STEPPED`.
 
     Preconditions: values have their shapes.
-    Postconditions: no such operator reads a DequantizeLinear with one constant scale and computed integers, through
-        operators that round as ONNX Runtime does. Names of products stay.
+    Postconditions: no such operator reads a DequantizeLinear of computed integers with constant scales, one or one for
+        each channel, through operators that round as ONNX Runtime does. Names of products stay.
     """
 
     everywhere = True
@@ -55,7 +56,7 @@ class DequantizeExactly(RewritePass):
             chains = {}  # a quotient by a number that is not 0 has no step
         found = {index: chain for index, chain in chains.items() if chain}
         if not found:
-            raise NotApplicable("it reads no integers of 8 or 16 bits with one constant scale")
+            raise NotApplicable("it reads no integers of 8 or 16 bits with constant scales")
         for index, (dequantize, *others) in found.items():
             name = f"{node.outputs[0].name}.exact_{index}"
             nodes = _dequantized(graph, dequantize, name)
@@ -104,7 +105,7 @@ def _has_parameters(dequantize: ir.Node) -> bool:
     tensors = [stored_constant(each) for each in parameters if each is not None]
     if integers is None or integers.dtype not in _SMALL or constant(integers) is not None or integers.shape is None:
         return False
-    numbers = all(tensor is not None and tensor.size == 1 for tensor in tensors)
+    numbers = all(tensor is not None and (tensor.size == 1 or len(tensor.shape) == 1) for tensor in tensors)
     return numbers and tensors[0] is not None and tensors[0].dtype == ir.DataType.FLOAT
 
 
@@ -114,15 +115,25 @@ def _dequantized(graph: ir.Graph, dequantize: ir.Node, name: str) -> list[ir.Nod
     floats = new_node("Cast", [integers], {"to": ir.DataType.FLOAT}, name=f"{name}.floats", output=f"{name}.floats")
     floats.outputs[0].dtype, floats.outputs[0].shape = ir.DataType.FLOAT, integers.shape
     kept = in_floats(graph, floats.outputs[0], f"{name}.kept")
-    zero = initializer(graph, f"{name}.zero", _number(others[0] if others else None))
+    zero = initializer(graph, f"{name}.zero", _numbers(dequantize, others[0] if others else None))
     shifted = new_node("Sub", [kept.outputs[0], zero], name=f"{name}.shifted", output=f"{name}.shifted")
-    factor = initializer(graph, f"{name}.scale", _number(scale))
-    real = new_node("Mul", [shifted.outputs[0], factor], name=name, output=name)
-    for node in (shifted, real):
-        node.outputs[0].dtype, node.outputs[0].shape = ir.DataType.FLOAT, integers.shape
-    return [floats, kept, shifted, real]
+    factor = initializer(graph, f"{name}.scale", _numbers(dequantize, scale))
+    shifted.outputs[0].dtype, shifted.outputs[0].shape = ir.DataType.FLOAT, integers.shape
+    apart = in_floats(graph, shifted.outputs[0], f"{name}.apart")
+    real = new_node("Mul", [apart.outputs[0], factor], name=name, output=name)
+    real.outputs[0].dtype, real.outputs[0].shape = ir.DataType.FLOAT, integers.shape
+    return [floats, kept, shifted, apart, real]
 
 
-def _number(value: ir.Value | None) -> np.ndarray:
+def _numbers(dequantize: ir.Node, value: ir.Value | None) -> np.ndarray:
+    """Returns scales or zero points: one, or one for each channel, in the shape that broadcasts along its axis."""
     tensor = stored_constant(value)
-    return np.zeros((), np.float32) if tensor is None else tensor.numpy().astype(np.float32).reshape(())
+    if tensor is None:
+        return np.zeros((), np.float32)
+    numbers: np.ndarray = tensor.numpy().astype(np.float32)
+    integers = dequantize.inputs[0]
+    if numbers.size == 1 or integers is None or integers.shape is None:
+        return numbers.reshape(())
+    shape = [1] * len(integers.shape)
+    shape[dequantize.attributes.get_int("axis", 1)] = -1
+    return numbers.reshape(shape)

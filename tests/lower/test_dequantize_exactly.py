@@ -16,7 +16,7 @@ from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.lower.dequantize_exactly import STEPPED, DequantizeExactly
 from edgekit.lower.rewriting import lower
 from edgekit.specs import Precision
-from tests.lower.models import model_of_text
+from tests.lower.models import model_of_text, run_in_openvino
 
 BOTH = "x2q = QuantizeLinear (x2, s, z)  e = DequantizeLinear (x2q, s, z)"
 CASES = {
@@ -104,3 +104,31 @@ def test_other_readers_keep_the_dequantizer() -> None:
     (total,) = [node for node in graph.graph if node.op_type == "Add"]
     kept = total.inputs[1].producer()
     assert kept is not None and kept.inputs[0].producer().op_type == "DequantizeLinear"
+
+
+@pytest.mark.parametrize(("kind", "center"), [(np.uint8, 60), (np.int8, -20)])
+@pytest.mark.parametrize("axis", [1, -1])
+def test_a_scale_for_each_channel_is_exact_too(kind: type[np.integer], center: int, axis: int, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    random = np.random.default_rng(5)
+    constants = {
+        "s": random.uniform(0.01, 0.05, 5).astype(np.float32),
+        "z": (center + np.arange(5)).astype(kind),
+        "one": np.float32(1),
+        "zero": np.float32(0),
+    }
+    nodes = f"""d = DequantizeLinear <axis = {axis}> (x, s, z)  sign = Sign (d)  ceil = Ceil (d)
+    b = Equal (d, zero)  equal = Cast <to = 1> (b)  quotient = Div (one, d)
+    y = Concat <axis = 0> (sign, ceil, equal)"""
+    made = model_of_text(
+        nodes,
+        f"{np.dtype(kind).name}[2,5,40,5] x",
+        "float[a,b,c,e] y, float[f,b,c,e] quotient",
+        constants,
+    )
+    graph = ir.from_proto(made)
+    feed = {"x": random.integers(center - 40, center + 40, (2, 5, 40, 5)).astype(kind)}
+    expected = Evaluator(graph).run(feed)
+    _, got = run_in_openvino(graph, feed, tmp_path, BuildOptions(precision=Precision.FP32, threads=1))
+    np.testing.assert_array_equal(got["y"], expected["y"])
+    np.testing.assert_allclose(got["quotient"], expected["quotient"], rtol=1e-6)
