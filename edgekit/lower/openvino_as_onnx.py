@@ -18,6 +18,7 @@ from edgekit.lower.gather_one_after_product import GatherOneAfterProduct
 from edgekit.lower.keep_infinity import KeepInfinity
 from edgekit.lower.name_passed_states import NamePassedStates
 from edgekit.lower.pad_outside_windows import PadOutsideWindows
+from edgekit.lower.pass_outer_values import PassOuterValues
 from edgekit.lower.pool_before_points import PoolBeforePoints
 from edgekit.lower.power_as_product import PowerAsProduct
 from edgekit.lower.propagate_nan import PropagateNan
@@ -85,5 +86,6 @@ def compute_as_onnx(model: ir.Model) -> bool:
             *unusual,
             *map(ReadMaximumTwice, maxima),
             NamePassedStates(),
+            PassOuterValues(),
         ],
     )
