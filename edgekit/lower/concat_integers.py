@@ -36,7 +36,9 @@ class ConcatIntegers(RewritePass):
         sources = _sources(node)
         integers = [source.inputs[0] for source in sources]
         together = new_node("Concat", integers, {"axis": axis}, name=node.name, output=f"{joined.name}.integers")
-        together.outputs[0].dtype, together.outputs[0].shape = integers[0].dtype if integers[0] else None, joined.shape
+        if integers[0] is not None and integers[0].dtype is not None:
+            together.outputs[0].dtype = integers[0].dtype
+        together.outputs[0].shape = joined.shape
         floats = new_node(
             "DequantizeLinear", [together.outputs[0], *sources[0].inputs[1:]], name=f"{joined.name}.dequantized"
         )

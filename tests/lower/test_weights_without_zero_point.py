@@ -51,7 +51,9 @@ def test_a_product_whose_weights_have_zero_points_runs_on_integers(
     zero = (RANDOM.integers(1, 9, zeros) + center).astype(kind)
     weights = (RANDOM.integers(-110, 110, shape) + center).astype(kind)
     graph = model(operator, weights, zero, 0 if operator == "Conv" else 1)
-    feed = {"x": RANDOM.standard_normal(graph.graph.inputs[0].shape.numpy()).astype(np.float32)}
+    sizes = graph.graph.inputs[0].shape
+    assert sizes is not None
+    feed = {"x": RANDOM.standard_normal(sizes.numpy()).astype(np.float32)}
     expected = Evaluator(graph).run(feed)["y"]
     options = BuildOptions(precision=Precision.INT8, threads=1, came_quantized=True)
     result, outputs = run_in_openvino(graph, feed, tmp_path, options)
