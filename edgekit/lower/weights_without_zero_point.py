@@ -6,9 +6,31 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.graph.operators import PRODUCTS
-from edgekit.lower.rewriting import NotApplicable, RewritePass, dequantizer, initializer, new_node, stored_constant
+from edgekit.lower.rewriting import (
+    NotApplicable,
+    RewritePass,
+    constant,
+    dequantizer,
+    initializer,
+    new_node,
+    stored_constant,
+)
 
-__all__ = ["WeightsWithoutZeroPoint"]
+__all__ = ["WeightsWithoutZeroPoint", "has_weights_with_zero_points"]
+
+
+def has_weights_with_zero_points(model: ir.Model) -> bool:
+    """Whether a matrix product of integers has constant ``uint8`` weights with other zero points than 0."""
+    products = (node for node in model.graph.all_nodes() if node.op_type in ("Gemm", "MatMul"))
+    weights = (dequantizer(node.inputs[1]) for node in products if dequantizer(node.inputs[0]) is not None)
+    return any(_is_unsigned(each) for each in weights if each is not None)
+
+
+def _is_unsigned(weights: ir.Node) -> bool:
+    integers, zero = constant(weights.inputs[0]), constant(weights.inputs[2])
+    if integers is None or zero is None or integers.dtype != ir.DataType.UINT8:
+        return False
+    return bool(zero.numpy().any())
 
 
 class WeightsWithoutZeroPoint(RewritePass):

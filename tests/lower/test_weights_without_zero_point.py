@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from edgekit.engine.backend import BuildOptions
+from edgekit.errors import BuildError
 from edgekit.graph.evaluator import Evaluator
 from edgekit.lower.rewriting import lower
 from edgekit.lower.weights_without_zero_point import WeightsWithoutZeroPoint
@@ -59,6 +60,33 @@ def test_a_product_whose_weights_have_zero_points_runs_on_integers(
     result, outputs = run_in_openvino(graph, feed, tmp_path, options)
     assert result.layers == {"int8": 1}
     np.testing.assert_allclose(outputs["y"], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(("summed", "layers"), [(64, {"int8": 1}), (6, None)])
+def test_a_wide_range_of_weights_is_multiplied_by_integers_that_openvino_makes(
+    summed: int, layers: dict[str, int] | None, tmp_path: Path
+) -> None:
+    """ONNX Runtime's quantizer writes such weights for QUInt8: they cannot be signed, and OpenVINO has own ranges."""
+    pytest.importorskip("openvino")
+    weights = RANDOM.integers(0, 256, (summed, 48)).astype(np.uint8)
+    constants = {
+        **{"s": np.float32(0.03), "z": np.uint8(120), "w": weights},
+        **{"ws": np.float32(0.005), "wz": np.array(119, np.uint8)},
+    }
+    nodes = "q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)"
+    nodes += "  wd = DequantizeLinear (w, ws, wz)  y = MatMul (d, wd)"
+    graph = ir.from_proto(model_of_text(nodes, f"float[5, {summed}] x", "float[5, 48] y", constants))
+    feed = {"x": RANDOM.standard_normal((5, summed)).astype(np.float32)}
+    expected = Evaluator(graph).run(feed)["y"]
+    options = BuildOptions(precision=Precision.INT8, threads=1, came_quantized=True)
+    if layers is None:
+        with pytest.raises(BuildError, match="in float32, expected int8"):
+            run_in_openvino(graph, feed, tmp_path, options)
+        return
+    result, outputs = run_in_openvino(graph, feed, tmp_path, options)
+    assert result.layers == layers
+    noise = outputs["y"] - expected
+    assert 10 * np.log10(np.square(expected).sum() / np.square(noise).sum()) > 35
 
 
 def test_weights_stay_where_a_difference_does_not_fit_or_no_zero_point_is_there() -> None:

@@ -43,7 +43,8 @@ ARITHMETIC = ["edgekit", "arithmetic"]
 # Key of the number of elements that get one range in each run, in products that quantize their inputs themselves.
 GROUP_SIZE = ["edgekit", "group_size"]
 
-# OpenVINO's default. Where a graph has Q/DQ pairs, these say what is quantized, and nothing else is.
+# OpenVINO's default, for graphs whose weights alone are quantized, and for weights that OpenVINO multiplies by no
+# integers of a Q/DQ pair. Elsewhere, these pairs say what is quantized, and nothing else is.
 OWN_GROUP_SIZE = 32
 
 # Keys of the names of its inputs and outputs, in order: OpenVINO may give a tensor another name.
@@ -96,6 +97,7 @@ class OpenVino:
         ov = _library()
         source = read_graph(graph)  # says so where onnx_ir is missing, which the next import needs
         from edgekit.lower.openvino_as_onnx import compute_as_onnx
+        from edgekit.lower.weights_without_zero_point import has_weights_with_zero_points
 
         engine = folder / ENGINE
         weights_only = options.precision is Precision.INT8 and not _has_quantizer(source)
@@ -105,6 +107,8 @@ class OpenVino:
         narrowed = narrow_for_processor(source, options)
         lowered, turned = lower_for_processor(source, options)
         changed = corrected or lowered or narrowed > 0
+        own = weights_only or (options.precision is Precision.INT8 and has_weights_with_zero_points(source))
+        group = OWN_GROUP_SIZE if own else 0
         with saved_beside(source, folder, large=bool(weight_files(source))) if changed else nullcontext(graph) as path:
             try:
                 model = ov.Core().read_model(path)
@@ -118,7 +122,7 @@ class OpenVino:
             model.set_rt_info("\n".join(output.name or "" for output in source.graph.outputs), OUTPUTS)
             model.set_rt_info("\n".join(turned), CHANNELS_LAST)
             model.set_rt_info(HINTS[options.precision], ARITHMETIC)
-            model.set_rt_info(str(OWN_GROUP_SIZE if weights_only else 0), GROUP_SIZE)
+            model.set_rt_info(str(group), GROUP_SIZE)
             try:
                 # OpenVINO's default, half-precision weights, would round the graph's weights.
                 ov.save_model(model, engine, compress_to_fp16=False)
