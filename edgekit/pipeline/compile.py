@@ -24,12 +24,13 @@ from edgekit.engine.bundle.manifest import (
 )
 from edgekit.engine.layers import assert_precision, layer_counts
 from edgekit.engine.source_graph import graph_layers
-from edgekit.engine.tensorrt.integers import require_known_integers
+from edgekit.engine.tensorrt.network import float_original
 from edgekit.graph.file import input_specs, output_specs, save_graph
 from edgekit.graph.passes import InferShapes
 from edgekit.lower.attention_as_operator import AttentionAsOperator
 from edgekit.lower.attention_as_plugin import AttentionAsPlugin
 from edgekit.lower.replace_attention import ReplaceAttention
+from edgekit.lower.require_signed_integers import require_signed_integers
 from edgekit.lower.rewriting import lower
 from edgekit.lower.tensorrt_operators import use_tensorrt_operators
 from edgekit.measure.compare import BuiltEngine
@@ -100,7 +101,7 @@ def _for_gpu(graph: ir.Model, target: TargetConfig) -> ir.Model:
         return graph
     replaced = graph.clone(deep_copy=False)
     found = replaced if use_tensorrt_operators(replaced) else graph
-    require_known_integers(found)
+    require_signed_integers(found, float_original())
     return found
 
 

@@ -1,23 +1,26 @@
-"""Checks that TensorRT computes the integers of a graph as ONNX does."""
+"""Checks that a graph has the integers that TensorRT computes as ONNX does."""
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgekit.engine.tensorrt.network import float_original
 from edgekit.errors import GraphError
 from edgekit.graph.operators import uses_quantized_values
 
-__all__ = ["require_known_integers"]
+__all__ = ["require_signed_integers"]
 
 _PAIRS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 
 
-def require_known_integers(graph: ir.Model) -> None:
+def require_signed_integers(graph: ir.Model, hint: str) -> None:
     """Checks that all integers are those of Q/DQ pairs of signed numbers with zero points of 0.
 
     TensorRT's parser refuses other zero points, and takes ``uint8`` for ``int8``: of what is behind a ReLU, all above
     the half of the range would be cut off.
+
+    Args:
+        graph: the graph for TensorRT.
+        hint: of the error.
 
     Raises:
         GraphError: a node has other integers; it is named, with the reason.
@@ -30,7 +33,7 @@ def require_known_integers(graph: ir.Model) -> None:
             raise GraphError(
                 f"TensorRT cannot take operator '{node.op_type}', node '{node.name}': expected QuantizeLinear and "
                 f"DequantizeLinear of signed integers with zero points of 0, got {found}",
-                hint=float_original(),
+                hint=hint,
             )
 
 
