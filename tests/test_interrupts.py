@@ -41,6 +41,7 @@ print(Evaluator(graph).run({"x": np.ones(1, np.float32)})["y"])
 SHORT = '<ir_version: 9, opset_import: ["" : 20]> g (float[1] x) => (float[1] y) { y = Neg (x) }'
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
 def test_ctrl_c_ends_a_run_and_later_runs_go_on(tmp_path: Path) -> None:
     onnx.save(onnx.parser.parse_model(LONG), tmp_path / "long.onnx")
