@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from edgekit.graph.insert import new_constant
 from edgekit.graph.operators import uses_quantized_values
+from edgekit.graph.passes.decomposing import input_of
 from edgekit.graph.passes.remove_dead import RemoveDead
 
 __all__ = ["RemoveDynamicQuantization", "removed_quantization_note"]
@@ -73,7 +74,7 @@ class _InputOf(NamedTuple):
 
     @property
     def value(self) -> ir.Value | None:
-        return _input(self.node, self.position)
+        return input_of(self.node, self.position)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,10 +186,10 @@ def _of_product(node: ir.Node) -> _FloatLayer | None:
         if second is not None and _other(scales, quantizer.outputs[1]) is second.outputs[1]:
             factors = (_InputOf(quantizer, 0), _InputOf(second, 0))
             return _FloatLayer((node, cast, scales, scaled), _PRODUCTS[node.op_type], factors)
-        weight = _weight(_input(node, 1), _array(_other(scales, quantizer.outputs[1])), _input(node, 3), axis)
+        weight = _weight(input_of(node, 1), _array(_other(scales, quantizer.outputs[1])), input_of(node, 3), axis)
     elif look_up is not None:
         both = _constant_product(scale)
-        weight = _weight(_input(node, 1), both / look_up.scale if both is not None else None, _input(node, 3), axis)
+        weight = _weight(input_of(node, 1), both / look_up.scale if both is not None else None, input_of(node, 3), axis)
     else:
         return None
     if weight is None:
@@ -201,8 +202,8 @@ def _of_product(node: ir.Node) -> _FloatLayer | None:
 def _of_attention(node: ir.Node) -> _FloatLayer | None:
     """The product that computes queries, keys and values is quantized; it becomes that of ``Attention``."""
     quantizer = _quantizer(node, 0, 6)
-    weight = _weight(_input(node, 1), _array(_input(node, 4)), _input(node, 7), -1)
-    if quantizer is None or _input(node, 3) is not quantizer.outputs[1] or weight is None:
+    weight = _weight(input_of(node, 1), _array(input_of(node, 4)), input_of(node, 7), -1)
+    if quantizer is None or input_of(node, 3) is not quantizer.outputs[1] or weight is None:
         return None
     others = [_InputOf(node, index) for index in (2, 5, 8)]
     return _FloatLayer((node,), "Attention", (_InputOf(quantizer, 0), weight, *others), domain=node.domain)
@@ -210,14 +211,14 @@ def _of_attention(node: ir.Node) -> _FloatLayer | None:
 
 def _of_scaled_product(node: ir.Node) -> _FloatLayer | None:
     quantizer = _quantizer(node, 0, 4)
-    weight = _weight(_input(node, 1), _array(_input(node, 3)), _input(node, 5), -1)
-    if quantizer is None or _input(node, 2) is not quantizer.outputs[1] or weight is None:
+    weight = _weight(input_of(node, 1), _array(input_of(node, 3)), input_of(node, 5), -1)
+    if quantizer is None or input_of(node, 2) is not quantizer.outputs[1] or weight is None:
         return None
     return _FloatLayer((node,), "MatMul", (_InputOf(quantizer, 0), weight), bias=_InputOf(node, 6))
 
 
 def _of_matmul(node: ir.Node) -> _FloatLayer | None:
-    weight = _weight(_input(node, 1), _array(_input(node, 2)), _input(node, 3), -1)
+    weight = _weight(input_of(node, 1), _array(input_of(node, 2)), input_of(node, 3), -1)
     if weight is None:
         return None
     return _FloatLayer((node,), "MatMul", (_InputOf(node, 0), weight), bias=_InputOf(node, 4))
@@ -227,7 +228,7 @@ def _of_lstm(node: ir.Node) -> _FloatLayer | None:
     """Its weights are ``(directions, inputs, 4 * hidden)``, those of LSTM are transposed."""
     weights = []
     for index, scale, zero in ((1, 8, 9), (2, 10, 11)):
-        array, scales, zeros = (_array(_input(node, each)) for each in (index, scale, zero))
+        array, scales, zeros = (_array(input_of(node, each)) for each in (index, scale, zero))
         if array is None or scales is None or zeros is None:
             return None
         by_direction = (len(array), 1, -1)
@@ -247,11 +248,11 @@ def _of_look_up(gather: ir.Node) -> _LookUp | None:
             if reader.op_type in _MOVES:
                 nodes.append(reader)
             elif reader.op_type in _PRODUCTS or reader.op_type == "DequantizeLinear":
-                zeros.append(_input(reader, 2))
+                zeros.append(input_of(reader, 2))
                 dequantizers += [reader] if reader.op_type == "DequantizeLinear" else []
             else:
                 return None
-    scales = {_input(node, 1) for node in dequantizers}
+    scales = {input_of(node, 1) for node in dequantizers}
     scale = _array(scales.pop()) if scales else np.ones(())  # that of a product is one with that of its weights
     if not zeros or scales or any(each is not zeros[0] for each in zeros):
         return None
@@ -261,7 +262,7 @@ def _of_look_up(gather: ir.Node) -> _LookUp | None:
 
 def _look_up_behind(node: ir.Node) -> _LookUp | None:
     """Returns the look-up whose integers a product multiplies."""
-    before = _producer(_input(node, 0))
+    before = _producer(input_of(node, 0))
     while before is not None and before.op_type in _MOVES:
         before = _producer(before.inputs[0])
     return _of_look_up(before) if before is not None and before.op_type == "Gather" else None
@@ -293,8 +294,11 @@ def _weight(
 
 def _quantizer(node: ir.Node, value: int, zero: int) -> ir.Node | None:
     """Returns the DynamicQuantizeLinear whose integers and zero point a node reads."""
-    quantizer = _producer(_input(node, value), "DynamicQuantizeLinear")
-    if quantizer is None or (_input(node, value), _input(node, zero)) != (quantizer.outputs[0], quantizer.outputs[2]):
+    quantizer = _producer(input_of(node, value), "DynamicQuantizeLinear")
+    if quantizer is None or (input_of(node, value), input_of(node, zero)) != (
+        quantizer.outputs[0],
+        quantizer.outputs[2],
+    ):
         return None
     return quantizer
 
@@ -323,10 +327,6 @@ def _other(node: ir.Node, value: ir.Value) -> ir.Value:
 
 def _given(node: ir.Node) -> Iterator[ir.Value]:
     return (value for value in node.inputs if value is not None)
-
-
-def _input(node: ir.Node, index: int) -> ir.Value | None:
-    return node.inputs[index] if index < len(node.inputs) else None
 
 
 def _array(value: ir.Value | None) -> np.ndarray | None:
