@@ -17,7 +17,7 @@ import onnx_ir as ir
 from edgekit.arguments import argument
 from edgekit.errors import GraphError
 from edgekit.graph.bodies import Body, bodies_with_layers, changed_bodies
-from edgekit.graph.insert import insert_behind, new_initializer
+from edgekit.graph.insert import insert_behind, new_initializer, zero_point
 from edgekit.graph.operators import RECURRENT
 from edgekit.graph.passes import InferShapes, NameNodes, RemoveDead
 from edgekit.quantize.bodies import policy_of_body
@@ -237,7 +237,7 @@ def _replace_product(
     stem = f"{node.name}.weight"
     constants = [
         new_initializer(model, f"{stem}_quantized", weights),
-        new_initializer(model, f"{stem}_zero_point", np.zeros(scales.shape, np.int8)),
+        zero_point(model, np.int8, scales.shape, 0),
     ]
     multiply = ir.node("MatMulInteger", [integer, constants[0], zero, constants[1]], name=node.name)
     cast = ir.node("Cast", multiply.outputs, {"to": ir.DataType.FLOAT}, name=f"{node.name}_cast")
@@ -276,7 +276,7 @@ def _dequantize_weights(model: ir.Model, node: ir.Node, scheme: QuantScheme) -> 
     constants = [
         new_initializer(model, f"{stem}_quantized", integers),
         new_initializer(model, f"{stem}_scale", scales),
-        new_initializer(model, f"{stem}_zero_point", np.zeros(scales.shape, np.int8)),
+        zero_point(model, np.int8, scales.shape, 0),
     ]
     dequantize = ir.node("DequantizeLinear", constants, {"axis": axis}, name=f"{stem}_dequantize")
     value = dequantize.outputs[0]
@@ -298,7 +298,7 @@ def _replace_lstm(model: ir.Model, node: ir.Node, scheme: QuantScheme) -> None:
             (
                 new_initializer(model, f"{stem}_{letter}_quantized", np.stack(integers)),
                 new_initializer(model, f"{stem}_{letter}_scale", np.stack(scales)),
-                new_initializer(model, f"{stem}_{letter}_zero_point", np.zeros(np.stack(scales).shape, np.int8)),
+                zero_point(model, np.int8, np.stack(scales).shape, 0),
             )
         )
     (w, w_scale, w_zero), (r, r_scale, r_zero) = parameters

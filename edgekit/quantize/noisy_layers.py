@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.insert import new_initializer
+from edgekit.graph.insert import new_initializer, zero_point
 from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.stats import macs_of
 from edgekit.quantize.passes.correct_bias import Limits
@@ -157,15 +157,11 @@ def _measure(graph: ir.Model, node: ir.Node, limits: Limits) -> _Measured:
     added: list[str] = []
     exact = node.outputs[0]
     step = new_initializer(graph, f"{name}_step", np.array(limits.step, np.float32))
-    parameters = step, _zero_point(graph, name, limits)
+    signed = limits.lowest == -limits.highest
+    zero = zero_point(graph, np.int8, (), 0) if signed else zero_point(graph, np.uint8, (), -limits.lowest)
+    parameters = step, zero
     rounded = add("DequantizeLinear", add("QuantizeLinear", node.inputs[0], *parameters), *parameters)
     error = add("Sub", add("Conv", rounded, *node.inputs[1:], attributes=node.attributes), exact)
     means = [add("GlobalAveragePool", add("Mul", value, value)) for value in (error, exact)]
     means.append(add("GlobalAveragePool", exact))
     return _Measured(*(str(value.name) for value in means))
-
-
-def _zero_point(graph: ir.Model, name: str, limits: Limits) -> ir.Value:
-    signed = limits.lowest == -limits.highest
-    array = np.array(0, np.int8) if signed else np.array(-limits.lowest, np.uint8)
-    return new_initializer(graph, f"{name}_zero_point", array)

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.errors import CalibrationError
-from edgekit.graph.insert import insert_behind, new_initializer
+from edgekit.graph.insert import insert_behind, new_initializer, zero_point
 from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import NameNodes
 from edgekit.graph.stats import CONSTANT_INPUTS, MADE_OF
@@ -274,7 +274,7 @@ def _constant_dq(
     scale = scales if axis is not None else scales.reshape(())
     inputs = [new_initializer(graph, f"{stem}_quantized", integers), new_initializer(graph, f"{stem}_scale", scale)]
     if integers.dtype == np.int8:
-        inputs.append(new_initializer(graph, f"{stem}_zero_point", np.zeros(scale.shape, np.int8)))
+        inputs.append(zero_point(graph, np.int8, scale.shape, 0))
     attributes = {"axis": axis} if axis is not None else None
     dequantize = ir.node("DequantizeLinear", inputs, attributes=attributes, name=f"{stem}_dequantize")
     known = graph.graph.initializers.get(name)
@@ -297,7 +297,7 @@ def _insert_pair(
     stem = value.name
     parameters = [
         new_initializer(graph, f"{stem}_scale", np.array(how.scale)),
-        new_initializer(graph, f"{stem}_zero_point", how.zero_point),
+        zero_point(graph, how.zero_point.dtype, (), int(how.zero_point)),
     ]
     quantize = ir.node("QuantizeLinear", [value, *parameters], name=f"{stem}_quantize")
     integer = _described(quantize, f"{stem}_quantized", ir.DataType.from_numpy(how.zero_point.dtype), value.shape)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from edgekit.engine.backend import backend
 from edgekit.errors import CalibrationError
+from edgekit.graph.insert import zero_point
 from edgekit.quantize.plan import plan_from_graph
 from edgekit.quantize.qdq import insert_qdq, parameters_from_range, weight_scales
 from edgekit.quantize.quantize import quantized_from_graph
@@ -203,6 +204,25 @@ def test_float_weights_are_removed_and_the_graph_is_valid(product, feeds_for, ca
     assert {tensor.data_type for tensor in proto.graph.initializer if tensor.dims and np.prod(tensor.dims) > 6} == {
         onnx.TensorProto.INT8
     }
+
+
+@pytest.mark.parametrize("scheme", [CPU, TENSORRT], ids=["uint8", "int8"])
+def test_equal_zero_points_are_one_constant_of_the_graph(graph_of, weights, feeds_for, calibrated, scheme):
+    layers = "".join(f"a{i} = Conv (a{i - 1}, w{i})  " for i in range(2, 9))
+    text = f"g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) {{ a1 = Conv (x, w1)  {layers} y = Conv (a8, w9) }}"
+    graph = graph_of(text, **{f"w{i}": weights(4, 4, 1, 1) for i in range(1, 10)})
+    graph = quantized_from_graph(graph, calibrated(graph, feeds_for(graph)), scheme).graph
+    read = {node.inputs[2] for node in graph.graph if node.op_type in ("QuantizeLinear", "DequantizeLinear")} - {None}
+    arrays = [value.const_value.numpy() for value in read]
+    assert len(read) == len({(array.dtype, array.shape, array.tobytes()) for array in arrays})
+    assert len([array for array in arrays if array.shape]) == 1
+
+
+@pytest.mark.parametrize("taken", [np.ones(4, np.int8), np.zeros(4, np.uint8), np.zeros(3, np.int8), np.float32(0)])
+def test_a_constant_of_the_model_is_no_zero_point_because_of_its_name(graph_of, taken):
+    graph = graph_of("g (float[1] x) => (float[1] y) { y = Relu (x) }", zero_point_int8_4_0=taken)
+    found = zero_point(graph, np.int8, (4,), 0).const_value.numpy()
+    assert found.dtype == np.int8 and found.tolist() == [0, 0, 0, 0]
 
 
 def test_outputs_keep_their_names_and_order(graph_of, weights, feeds_for, calibrated, run_in_onnxruntime, sqnr_db):
