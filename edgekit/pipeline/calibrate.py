@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import msgspec
@@ -40,6 +40,7 @@ from edgekit.quantize.calibrate.collect import (
 from edgekit.quantize.calibrate.observers import needs_histogram
 from edgekit.quantize.calibrate.table import cached_table, keep_table
 from edgekit.quantize.dynamic import require_dynamic
+from edgekit.quantize.passes.observed_channels import ObservedChannels
 from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import require_quantizable
 from edgekit.recipe.schema import Preprocess
@@ -63,6 +64,7 @@ class Calibration:
         input_statistics: statistics of the inputs; None if they are not those of the user or of the recipe.
         feeds: some of the inputs, to see what rounding does to them; empty if nothing is calibrated.
         lost_in_half: names of values that stay in float32 where the rest of an INT8 graph is in half precision.
+        channels: what was observed of the float graph on ``feeds``; the same object in each trial.
     """
 
     policy: QuantPolicy = QuantPolicy()
@@ -70,6 +72,7 @@ class Calibration:
     input_statistics: InputStatistics | None = None
     feeds: Sequence[Feed] = ()
     lost_in_half: Collection[str] = ()
+    channels: ObservedChannels = field(default_factory=ObservedChannels)
 
 
 def calibrate(

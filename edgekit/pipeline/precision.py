@@ -110,6 +110,7 @@ def _int8_graph(
         calibration.policy,
         feeds=calibration.feeds,
         threads=target.threads or cpu().compute_threads,
+        channels=calibration.channels,
     )
     if unsigned := [name for name, reason in plan.skipped.items() if reason == NEEDS_ZERO_POINT]:
         progress.note(f"stays in float on {target.target}: {', '.join(unsigned)}: {NEEDS_ZERO_POINT}")

@@ -23,6 +23,7 @@ from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_p
 from edgekit.quantize.passes.correct_bias import input_means
 from edgekit.quantize.passes.equalize import equalized_ranges, matched_ranges
 from edgekit.quantize.passes.judge_attention import judged_attentions
+from edgekit.quantize.passes.observed_channels import ObservedChannels
 from edgekit.quantize.passes.own_ranges import own_ranges
 from edgekit.quantize.passes.pad_channels import pad_channels
 from edgekit.quantize.passes.pool_first import pool_first
@@ -115,6 +116,7 @@ def quantized_from_graph(
     *,
     feeds: Sequence[Mapping[str, np.ndarray]] = (),
     threads: int = 0,
+    channels: ObservedChannels | None = None,
 ) -> QuantizedGraph:
     """Quantizes a graph for a target's quantization scheme.
 
@@ -126,6 +128,7 @@ def quantized_from_graph(
         feeds: inputs of the graph, to smooth outlier channels and to correct biases for the mean error on some of
             them. Empty: neither is done.
         threads: for ONNX Runtime; 0: its default.
+        channels: what was observed of this graph on ``feeds`` before; receives what is new.
 
     Raises:
         GraphError: nothing in the graph can be quantized.
@@ -133,7 +136,7 @@ def quantized_from_graph(
         UsageError: a pattern matches no node.
     """
     require_quantizable(graph, scheme, policy, table.ranges)
-    return _quantized(graph, table, scheme, policy, feeds, threads)
+    return _quantized(graph, table, scheme, policy, feeds, threads, channels)
 
 
 def _quantized(
@@ -143,6 +146,7 @@ def _quantized(
     policy: QuantPolicy,
     feeds: Sequence[Mapping[str, np.ndarray]],
     threads: int,
+    channels: ObservedChannels | None = None,
 ) -> QuantizedGraph:
     """Quantizes the main graph, where it has something to quantize, and the bodies in it."""
     graph = graph.clone(deep_copy=False)
@@ -166,7 +170,7 @@ def _quantized(
     plan = plan_from_graph(graph, scheme, policy, ranges=table.ranges)
     found = QuantizedGraph(graph, plan, {}, table.ranges)
     if plan.nodes:
-        found = _quantize_main(graph, table, scheme, policy, feeds, threads)
+        found = _quantize_main(graph, table, scheme, policy, feeds, threads, channels)
     found.plan.skipped |= skipped
     return found
 
@@ -190,6 +194,7 @@ def _quantize_main(
     policy: QuantPolicy,
     feeds: Sequence[Mapping[str, np.ndarray]],
     threads: int,
+    channels: ObservedChannels | None,
 ) -> QuantizedGraph:
     """Quantizes the nodes of the main graph, in place."""
     ranges: Mapping[str, Range] = table.ranges
@@ -210,7 +215,9 @@ def _quantize_main(
             threads=threads,
         )
         plan = require_quantizable(graph, scheme, policy, ranges)
-    ranges = smoothed_ranges(graph, plan, ranges, scheme, feeds, splits=policy.split_outliers, threads=threads)
+    ranges = smoothed_ranges(
+        graph, plan, ranges, scheme, feeds, splits=policy.split_outliers, threads=threads, known=channels
+    )
     plan = require_quantizable(graph, scheme, policy, ranges)  # smoothing inserts nodes
     offsets: dict[ir.Node, float] = {}
     if scheme.shift_inputs and policy.shift_inputs:

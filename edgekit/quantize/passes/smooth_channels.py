@@ -16,14 +16,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.insert import float_node, insert_behind
 from edgekit.quantize.passes.divide_channels import Constant, constants_before, divide_constants, keeps_last_axis
+from edgekit.quantize.passes.observed_channels import ChannelsSeen, Extremes, ObservedChannels
 from edgekit.quantize.passes.split_channels import split_channels
 from edgekit.quantize.plan import Plan
 from edgekit.quantize.qdq import parameters_from_range, weight_scales
@@ -34,10 +33,8 @@ __all__ = ["input_matrix", "is_matrix_product", "smoothed_ranges"]
 
 Range = tuple[float, float]
 
-INPUTS = 8
-"""Number of inputs that channels are observed on."""
-ROWS, COLUMNS = 256, 512
-"""About how many rows of a product's input, and columns of its weights, its error is computed on."""
+COLUMNS = 512
+"""About how many columns of a product's weights its error is computed on."""
 
 POWERS = (0.4, 0.55, 0.7, 0.85)
 """Strengths (alpha in the paper): part of each channel's range that moves to its weights."""
@@ -81,36 +78,6 @@ class _Group:
     divided: list[ir.Value] = field(default_factory=list)
 
 
-class _Extremes(NamedTuple):
-    """Smallest and largest value of each channel (the last axis), over inputs."""
-
-    lo: np.ndarray
-    hi: np.ndarray
-
-    @property
-    def magnitudes(self) -> np.ndarray:
-        return np.asarray(np.maximum(-self.lo, self.hi))
-
-
-class _Seen(NamedTuple):
-    """What was observed of a tensor: in each input, the extremes of its channels, and some of its rows.
-
-    Attributes:
-        lo: smallest value, ``(inputs, C)``.
-        hi: largest value, ``(inputs, C)``.
-        rows: from each input, ``(rows, C)``.
-        counts: how many rows of the tensor each of them stands for.
-    """
-
-    lo: np.ndarray
-    hi: np.ndarray
-    rows: list[np.ndarray]
-    counts: list[np.ndarray]
-
-    def extremes(self, inputs: slice) -> _Extremes:
-        return _Extremes(self.lo[inputs].min(0), self.hi[inputs].max(0))
-
-
 def smoothed_ranges(
     graph: ir.Model,
     plan: Plan,
@@ -120,6 +87,7 @@ def smoothed_ranges(
     *,
     splits: bool = False,
     threads: int = 0,
+    known: ObservedChannels | None = None,
 ) -> dict[str, Range]:
     """Divides channels and multiplies weights where a product then has a smaller error, in place.
 
@@ -135,6 +103,7 @@ def smoothed_ranges(
         feeds: inputs of the graph; the first `INPUTS` are used.
         splits: a few channels may be taken out.
         threads: for ONNX Runtime; 0: its default.
+        known: what was observed of this graph and these inputs before; receives what is new.
 
     Returns:
         The ranges of the tensors of the new graph.
@@ -142,7 +111,11 @@ def smoothed_ranges(
     groups = list(_groups(graph, plan))
     if not groups or not feeds:
         return dict(ranges)
-    seen = _observed(graph, groups, feeds[:INPUTS], threads)
+    judged = {str(group.value.name) for group in groups}
+    names = {str(value.name) for group in groups for value in (group.value, *group.divided)}
+    seen = (known or ObservedChannels()).observed(
+        graph, {(name, name in judged) for name in names}, feeds, threads=threads
+    )
     new = dict(ranges)
     for group in groups:
         factors = _best_factors(group, seen, ranges, scheme, SPLITS if splits and not group.constants else ())
@@ -207,51 +180,12 @@ def _readers(root: ir.Value) -> list[ir.Node] | None:
     return list(found)
 
 
-def _observed(
-    graph: ir.Model, groups: Sequence[_Group], feeds: Sequence[Mapping[str, np.ndarray]], threads: int
-) -> dict[str, _Seen]:
-    names = {str(value.name) for group in groups for value in (group.value, *group.divided)}
-    judged = {str(group.value.name) for group in groups}
-    evaluator = Evaluator(graph, also=sorted(names), threads=threads, optimized=True)
-    found: dict[str, list[tuple[np.ndarray, ...]]] = {name: [] for name in names}
-    for feed in feeds:
-        results = evaluator.run(dict(feed))
-        for name in names:
-            # A sequence of another length may be part of an input, but an empty one has no extremes.
-            if results[name].size:
-                found[name].append(_observed_rows(results[name], judged=name in judged, count=ROWS // len(feeds)))
-    seen = {
-        name: _Seen(np.stack(lo), np.stack(hi), list(rows), list(counts))
-        for name, (lo, hi, rows, counts) in _columns(found)
-    }
-    return {name: each for name, each in seen.items() if np.isfinite(each.lo).all() and np.isfinite(each.hi).all()}
-
-
-def _columns(found: Mapping[str, list[tuple[np.ndarray, ...]]]) -> Iterator[tuple[str, Iterator[tuple[Any, ...]]]]:
-    return ((name, zip(*each, strict=True)) for name, each in found.items() if each)
-
-
-def _observed_rows(array: np.ndarray, *, judged: bool, count: int) -> tuple[np.ndarray, ...]:
-    """Returns the extremes of the channels, rows, and how many rows each of these stands for.
-
-    Half of them are those of the largest values, which are rounded or clipped most; the others are evenly chosen.
-    """
-    rows = array.reshape(-1, array.shape[-1])
-    if not judged:
-        return rows.min(0), rows.max(0), rows[:0], np.zeros(0)
-    magnitudes = np.abs(rows)
-    mean = magnitudes.mean(0)
-    peaks = (magnitudes / np.where(mean > 0, mean, 1)).max(1)
-    half = min(max(1, count // 2), len(rows))
-    order = np.argsort(-peaks, kind="stable")
-    largest, others = order[:half], np.sort(order[half:])
-    evenly = others[np.arange(min(half, len(others))) * len(others) // max(1, min(half, len(others)))]
-    counts = np.repeat([1.0, len(others) / max(1, len(evenly))], [len(largest), len(evenly)])
-    return rows.min(0), rows.max(0), rows[np.concatenate([largest, evenly])], counts
-
-
 def _best_factors(
-    group: _Group, seen: Mapping[str, _Seen], ranges: Mapping[str, Range], scheme: QuantScheme, splits: Sequence[int]
+    group: _Group,
+    seen: Mapping[str, ChannelsSeen],
+    ranges: Mapping[str, Range],
+    scheme: QuantScheme,
+    splits: Sequence[int],
 ) -> np.ndarray | None:
     """Returns the factors that divide the channels, float32 ``(C,)``; None if none reduces the error enough.
 
@@ -311,14 +245,14 @@ def _candidates(largest: np.ndarray, readers: np.ndarray, splits: Sequence[int] 
     return whole + [part.astype(np.float32) for part in parts if np.isfinite(part).any()]
 
 
-def _room(value: ir.Value, found: _Seen, ranges: Mapping[str, Range]) -> float:
+def _room(value: ir.Value, found: ChannelsSeen, ranges: Mapping[str, Range]) -> float:
     """Returns the ratio of the tensor's range to that of the observed inputs, which are a part of the calibration."""
     lo, hi = ranges.get(str(range_source(value).name), (0.0, 0.0))
     observed = max(float(-found.lo.min()), float(found.hi.max()))
     return max(-lo, hi) / observed if observed > 0 and max(-lo, hi) > 0 else 1.0
 
 
-def _scaled_range(found: _Extremes, factors: np.ndarray, room: float) -> Range:
+def _scaled_range(found: Extremes, factors: np.ndarray, room: float) -> Range:
     lo, hi = float((found.lo / factors).min()), float((found.hi / factors).max())
     return min(lo, 0.0) * room, max(hi, 0.0) * room
 
@@ -350,7 +284,7 @@ def _rounded_weights(matrix: np.ndarray, scheme: QuantScheme) -> np.ndarray:
 
 
 def _divide(
-    graph: ir.Model, group: _Group, factors: np.ndarray, seen: Mapping[str, _Seen], ranges: dict[str, Range]
+    graph: ir.Model, group: _Group, factors: np.ndarray, seen: Mapping[str, ChannelsSeen], ranges: dict[str, Range]
 ) -> None:
     """Divides the channels of a group, multiplies the weights, and updates ranges."""
     if group.constants:

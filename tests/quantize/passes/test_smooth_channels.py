@@ -16,6 +16,8 @@ from edgekit.quantize.calibrate.collect import (
     ranges_from_statistics,
 )
 from edgekit.quantize.half.check import rounding_graph
+from edgekit.quantize.passes import observed_channels
+from edgekit.quantize.passes.observed_channels import ObservedChannels
 from edgekit.quantize.passes.smooth_channels import smoothed_ranges
 from edgekit.quantize.plan import QuantPolicy
 from edgekit.quantize.quantize import quantized_from_graph, require_quantizable
@@ -94,6 +96,23 @@ def test_smoothing_changes_no_output_and_inserts_a_mul_only_where_no_constant_ca
     np.testing.assert_allclose(outputs(new, inputs), outputs(model, inputs), rtol=1e-3, atol=1e-3)
     inserted = sum(node.op_type == "Mul" for node in new.graph) - sum(node.op_type == "Mul" for node in model.graph)
     assert inserted == (name in WITH_MUL)
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_the_float_graph_runs_once_for_a_graph_that_is_quantized_several_times(graph, name, monkeypatch):
+    model = graph(name)
+    ranges, seen, made = table(model).ranges, ObservedChannels(), []
+    monkeypatch.setattr(
+        observed_channels, "Evaluator", lambda *args, **names: made.append(1) or Evaluator(*args, **names)
+    )
+    alone, ranges_alone = smoothed(model)
+    del made[:]
+    for _ in range(2):
+        copy = model.clone(deep_copy=False)
+        plan = require_quantizable(copy, SCHEMES["cpu"], QuantPolicy(), ranges)
+        assert smoothed_ranges(copy, plan, ranges, SCHEMES["cpu"], feeds(0), threads=1, known=seen) == ranges_alone
+        np.testing.assert_array_equal(outputs(copy, feeds(1)), outputs(alone, feeds(1)))
+    assert len(made) == 1
 
 
 @pytest.mark.parametrize("name", BODIES)
