@@ -44,7 +44,8 @@ def rounded_weights(scaled: np.ndarray, largest: int) -> np.ndarray:
 def _flip(rounded: np.ndarray, kernels: np.ndarray) -> None:
     """Rounds elements of ``rounded``, one kernel per row, the other way until each row's errors sum up to below 1."""
     errors = rounded - kernels
-    flips = np.rint(errors.sum(1))
+    # Faster than a sum over so short an axis.
+    flips = np.rint(errors @ np.ones(errors.shape[1], errors.dtype))
     rows = np.flatnonzero(flips)
     sign, left = np.sign(flips[rows]), np.abs(flips[rows])
     errors = errors[rows] * sign[:, None]
