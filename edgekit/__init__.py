@@ -5,37 +5,37 @@
 
 from __future__ import annotations
 
-import importlib
-from types import FunctionType
-from typing import TYPE_CHECKING, Any
-
-from edgekit.errors import (
-    AccuracyError,
-    BackendUnavailable,
-    BuildError,
-    CalibrationError,
-    DataError,
-    EdgeKitError,
-    EdgeKitWarning,
-    EngineMismatch,
-    ExportError,
-    GraphError,
-    ModelError,
-    RecipeError,
-    RegressionError,
-    RunError,
-    SpeedError,
-    TrainError,
-    UndecidedError,
-    UsageError,
-    needs_extra,
-)
 from edgekit.telemetry import disable_onnxruntime
 
+# Type checkers take it for true. The module `typing` takes longer to import than all else here, and Ctrl-C while this
+# module is imported ends a command with a traceback.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from edgekit.config import BackendOptions
     from edgekit.engine.bundle.manifest import Manifest
     from edgekit.engine.tensorrt.options import TensorRtOptions
+    from edgekit.errors import (
+        AccuracyError,
+        BackendUnavailable,
+        BuildError,
+        CalibrationError,
+        DataError,
+        EdgeKitError,
+        EdgeKitWarning,
+        EngineMismatch,
+        ExportError,
+        GraphError,
+        ModelError,
+        RecipeError,
+        RegressionError,
+        RunError,
+        SpeedError,
+        TrainError,
+        UndecidedError,
+        UsageError,
+    )
     from edgekit.evaluation.evaluate import Evaluation
     from edgekit.evaluation.evaluate import evaluate_bundle as evaluate
     from edgekit.measure.estimate import Estimate
@@ -135,32 +135,50 @@ __version__ = "0.1.0"
 disable_onnxruntime()
 
 _ON_USE = {
+    "AccuracyError": "edgekit.errors:AccuracyError",
     "BackendOptions": "edgekit.config:BackendOptions",
+    "BackendUnavailable": "edgekit.errors:BackendUnavailable",
+    "BuildError": "edgekit.errors:BuildError",
+    "CalibrationError": "edgekit.errors:CalibrationError",
     "Class": "edgekit.runtime.tasks.classify:Class",
     "Classes": "edgekit.runtime.tasks.classify:Classes",
     "CompareReport": "edgekit.measure.relative:CompareReport",
+    "DataError": "edgekit.errors:DataError",
     "Detection": "edgekit.runtime.detections:Detection",
     "Detections": "edgekit.runtime.detections:Detections",
+    "EdgeKitError": "edgekit.errors:EdgeKitError",
+    "EdgeKitWarning": "edgekit.errors:EdgeKitWarning",
+    "EngineMismatch": "edgekit.errors:EngineMismatch",
     "Estimate": "edgekit.measure.estimate:Estimate",
     "Evaluation": "edgekit.evaluation.evaluate:Evaluation",
+    "ExportError": "edgekit.errors:ExportError",
+    "GraphError": "edgekit.errors:GraphError",
     "Inspection": "edgekit.measure.inspection:Inspection",
     "LatencyReport": "edgekit.measure.reports:LatencyReport",
-    "NoiseReport": "edgekit.measure.noise_report:NoiseReport",
     "Manifest": "edgekit.engine.bundle.manifest:Manifest",
+    "ModelError": "edgekit.errors:ModelError",
+    "NoiseReport": "edgekit.measure.noise_report:NoiseReport",
     "Pending": "edgekit.runtime.stream:Pending",
     "Pose": "edgekit.runtime.detections:Pose",
     "Poses": "edgekit.runtime.detections:Poses",
     "Preprocess": "edgekit.recipe.schema:Preprocess",
     "Progress": "edgekit.progress:Progress",
+    "RecipeError": "edgekit.errors:RecipeError",
+    "RegressionError": "edgekit.errors:RegressionError",
     "RotatedDetection": "edgekit.runtime.detections:RotatedDetection",
     "RotatedDetections": "edgekit.runtime.detections:RotatedDetections",
+    "RunError": "edgekit.errors:RunError",
     "Segment": "edgekit.runtime.detections:Segment",
     "Segments": "edgekit.runtime.detections:Segments",
     "Session": "edgekit.runtime.session:Session",
+    "SpeedError": "edgekit.errors:SpeedError",
     "Statistics": "edgekit.measure.latency:Statistics",
     "TensorRtOptions": "edgekit.engine.tensorrt.options:TensorRtOptions",
     "TensorSpec": "edgekit.specs:TensorSpec",
+    "TrainError": "edgekit.errors:TrainError",
     "Trained": "edgekit.training.train:Trained",
+    "UndecidedError": "edgekit.errors:UndecidedError",
+    "UsageError": "edgekit.errors:UsageError",
     "build": "edgekit.pipeline.build:build",
     "compare": "edgekit.pipeline.compare:compare",
     "compile": "edgekit.pipeline.compile_bundle:compile_bundle",
@@ -181,11 +199,14 @@ _NEEDS = {"debug": ("comparing a model's layers", "build"), "train": ("training 
 def __getattr__(name: str) -> Any:
     if name not in _ON_USE:
         raise AttributeError(f"module 'edgekit' has no attribute '{name}'")
+    import importlib
+    from contextlib import nullcontext
+    from types import FunctionType
+
+    from edgekit.errors import needs_extra
+
     module, _, attribute = _ON_USE[name].partition(":")
-    if name in _NEEDS:
-        with needs_extra(*_NEEDS[name]):
-            found = getattr(importlib.import_module(module), attribute)
-    else:
+    with needs_extra(*_NEEDS[name]) if name in _NEEDS else nullcontext():
         found = getattr(importlib.import_module(module), attribute)
     if isinstance(found, FunctionType):
         found.__qualname__ = name  # Python's errors about arguments name a function so

@@ -1,14 +1,19 @@
 """Runs the command line: the program ``edgekit``, and ``python -m edgekit``."""
 
-import gc
 import os
-import signal
-import sys
-from types import FrameType
+
+INTERRUPTED = 130
+"""128 + SIGINT, as a shell reports it."""
+
+try:
+    import gc
+    import signal
+    import sys
+    from types import FrameType
+except KeyboardInterrupt:  # before there is a handler
+    os._exit(INTERRUPTED)
 
 __all__ = ["main"]
-
-INTERRUPTED = 128 + signal.SIGINT
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
@@ -18,14 +23,16 @@ def _leave(number: int, frame: FrameType | None) -> None:
 def main() -> int:
     """Runs the command line; Ctrl-C while it is imported, or while Python ends, ends it without a traceback."""
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if ours:
-        signal.signal(signal.SIGINT, _leave)
-    from edgekit.cli.main import main as run
-
-    if ours:
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
+        if ours:
+            signal.signal(signal.SIGINT, _leave)
+        from edgekit.cli.main import main as run
+
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return run()
+    except KeyboardInterrupt:  # between the handler here and that of the command line
+        return INTERRUPTED
     finally:
         if ours:
             signal.signal(signal.SIGINT, _leave)

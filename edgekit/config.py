@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from edgekit.arguments import argument
 from edgekit.errors import UsageError, nearest
-from edgekit.option import MAX_THREADS, option, option_words
+from edgekit.limits import MAX_COUNT, MAX_SEED, MAX_THREADS
+from edgekit.option import option, option_words
 from edgekit.option.objects import CalibrationData, ExampleInputs, InPython, convert_calib, convert_inputs
 from edgekit.option.sizes import (
     convert_batch,
@@ -220,10 +221,11 @@ class ModelConfig:
         metavar="N",
         kind="integer",
         minimum=1,
+        maximum=MAX_COUNT,
         shown_default="the newest that is tested",
     )
     seed: int = option(
-        0, "Seed of random weights and inputs.", metavar="N", kind="integer", minimum=0, maximum=2**32 - 1
+        0, "Seed of random weights and inputs.", metavar="N", kind="integer", minimum=0, maximum=MAX_SEED
     )
 
 
@@ -246,7 +248,13 @@ class CalibrationConfig:
         choices=dict.fromkeys(("minmax", "percentile", "entropy", "mse"), ""),
     )
     calib_images: int | None = option(
-        None, "Calibrate on at most N images.", metavar="N", kind="integer", minimum=1, shown_default="all"
+        None,
+        "Calibrate on at most N images.",
+        metavar="N",
+        kind="integer",
+        minimum=1,
+        maximum=MAX_COUNT,
+        shown_default="all",
     )
     calib_column: str | None = option(
         None, "Target column of a CSV table.", metavar="NAME", shown_default="the last one"

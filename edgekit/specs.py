@@ -11,6 +11,7 @@ import msgspec
 
 from edgekit.arguments import either
 from edgekit.errors import UsageError, nearest
+from edgekit.limits import MAX_SIZE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,9 +45,6 @@ __all__ = [
 
 EXACT_DB = 200.0
 """Signal-to-noise ratio of equal outputs; -200 dB is that of outputs with infinities or NaN where there are none."""
-
-MAX_SIZE = 2**31 - 1
-"""The largest dimension that a user may ask for."""
 
 SPECIAL_TOKENS = ("<pad>", "<begin>", "<end>", "<unknown>")
 """The first tokens of every vocabulary, so that translators, data sets and engines agree on their numbers."""

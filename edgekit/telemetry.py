@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+
+TYPE_CHECKING = False  # as in edgekit/__init__.py, which imports this module
+if TYPE_CHECKING:
+    from typing import Any
 
 __all__ = ["SWITCH", "disable_onnxruntime", "import_onnxruntime", "import_openvino", "sends_nothing"]
 

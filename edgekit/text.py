@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 _MAX_SHOWN = 100
+_MAX_BITS = 300
 
 __all__ = [
     "escaped",
@@ -79,6 +80,8 @@ def some_of(names: Iterable[str], limit: int = 8) -> str:
 
 def shown(value: object) -> str:
     """Returns a value as a message shows it: as in Python, or only its type if that is long, as of a tensor."""
+    if isinstance(value, int) and value.bit_length() > _MAX_BITS:  # Python refuses to write one of 4,300 digits
+        return f"a number of {value.bit_length()} bits"
     text = repr(value)
     named = type(value).__name__
     return text if len(text) <= _MAX_SHOWN and "\n" not in text else f"an object of the type {named}"

@@ -12,8 +12,8 @@ PACKAGE = Path(edgekit.__file__).parent
 
 # A package imports only packages that are listed before it.
 LAYERS = (
-    "text extras arguments errors progress telemetry interrupts lazy_sympy garbage_collection specs shapes storage "
-    "scratch option recipe config device kernels data models graph quantize recognition lower engine runtime "
+    "text extras limits arguments errors progress telemetry interrupts lazy_sympy garbage_collection specs shapes "
+    "storage scratch option recipe config device kernels data models graph quantize recognition lower engine runtime "
     "serving measure evaluation report training pipeline cli"
 ).split()
 RANK = {name: rank for rank, name in enumerate(LAYERS)}

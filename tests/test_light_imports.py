@@ -100,6 +100,15 @@ def test_import_edgekit_loads_nothing_heavy() -> None:
     assert loaded_by("import edgekit") & (HEAVY | {"rich", "msgspec", "click"}) == set()
 
 
+def test_import_edgekit_loads_next_to_nothing() -> None:
+    # Ctrl-C while it is imported ends the command with a traceback of Python, and nothing can be done about it.
+    assert loaded_by("import edgekit, __future__") - loaded_by("import __future__") == {"edgekit"}
+    loaded = json.loads(
+        python("import sys, json, edgekit\nprint(json.dumps([n for n in sys.modules if 'edgekit' in n]))")
+    )
+    assert sorted(loaded) == ["edgekit", "edgekit.telemetry"]
+
+
 def test_help_loads_nothing_heavy() -> None:
     assert loaded_by(help_of("--help")) & (HEAVY | {"rich", "msgspec"}) == set()
 

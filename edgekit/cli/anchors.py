@@ -10,6 +10,7 @@ from edgekit.cli.options.completion import complete_data
 from edgekit.cli.options.parameters import image_shape
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import echo
+from edgekit.limits import MAX_COUNT
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +32,7 @@ Examples:
 @click.command("anchors", epilog=EPILOG, short_help="Find anchors that fit the boxes of a data set.")
 @click.argument("data", metavar="SET", shell_complete=complete_data)
 @click.option(
-    "--count", type=click.IntRange(min=1), default=9, show_default=True, metavar="N", help="Number of anchors."
+    "--count", type=click.IntRange(1, MAX_COUNT), default=9, show_default=True, metavar="N", help="Number of anchors."
 )
 @click.option(
     "--shape",

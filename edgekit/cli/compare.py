@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.options.parameters import fixed_shapes
+from edgekit.cli.options.parameters import Real, fixed_shapes
 from edgekit.cli.options.paths import InputPath, OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
+from edgekit.limits import MAX_ROUNDS, MAX_SECONDS, MAX_THREADS
 from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
@@ -42,17 +43,23 @@ def _limits(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
 @click.command(epilog=EPILOG, short_help="Compare engines, or reports, by their latency.")
 @click.argument("contenders", metavar="ENGINE|FILE.onnx|REPORT.json...", nargs=-1, required=True)
 @click.option(
-    "--rounds", type=click.IntRange(min=1), default=10, show_default=True, metavar="N", help="Rounds of turns."
+    "--rounds", type=click.IntRange(1, MAX_ROUNDS), default=10, show_default=True, metavar="N", help="Rounds of turns."
 )
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Real(min=0, max=MAX_SECONDS, min_open=True),
     default=1.0,
     show_default=True,
     metavar="S",
     help="Duration of the measured runs of a turn.",
 )
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads of each; 0 lets the backend choose.")
+@click.option(
+    "--threads",
+    type=click.IntRange(0, MAX_THREADS),
+    default=0,
+    metavar="N",
+    help="Threads of each; 0 lets the backend choose.",
+)
 @click.option(
     "--input",
     "sizes",

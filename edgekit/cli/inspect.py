@@ -15,6 +15,7 @@ from edgekit.cli.options.paths import InputPath, OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
 from edgekit.config import ModelConfig
+from edgekit.limits import MAX_COUNT
 from edgekit.option.sizes import Sizes
 from edgekit.text import json_bytes
 
@@ -58,7 +59,10 @@ PIPED_COLUMNS = 160
     help="Colour the blocks of --graph by time: JSON of `edgekit profile ENGINE --layers --json-file`.",
 )
 @click.option(
-    "--depth", type=click.IntRange(min=1), metavar="N", help="Levels of blocks that --graph shows; 1 unfolds none."
+    "--depth",
+    type=click.IntRange(1, MAX_COUNT),
+    metavar="N",
+    help="Levels of blocks that --graph shows; 1 unfolds none.",
 )
 def inspect(
     model: str,

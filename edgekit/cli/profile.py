@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.options.completion import complete_boards
-from edgekit.cli.options.parameters import fixed_shapes
+from edgekit.cli.options.parameters import Real, fixed_shapes
 from edgekit.cli.options.paths import InputPath, OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
+from edgekit.limits import MAX_RUNS, MAX_SECONDS, MAX_THREADS, MAX_WARMUP
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -59,9 +60,13 @@ def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> 
 
 @click.command(epilog=EPILOG, short_help="Measure the latency of an engine, stage by stage.")
 @click.argument("engine", type=click.Path(path_type=Path))
-@click.option("--runs", type=click.IntRange(min=1), metavar="N", help="Measure N runs.")
+@click.option("--runs", type=click.IntRange(1, MAX_RUNS), metavar="N", help="Measure N runs.")
 @click.option(
-    "--duration", "duration_s", type=float, metavar="S", help="Measure for S seconds.  [default: 10, without --runs]"
+    "--duration",
+    "duration_s",
+    type=Real(min=0, max=MAX_SECONDS, min_open=True),
+    metavar="S",
+    help="Measure for S seconds.  [default: 10, without --runs]",
 )
 @click.option(
     "--claim",
@@ -70,8 +75,21 @@ def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     help="Measure until a bound of this percentile, such as p99, holds with a confidence of 99 %, or --duration "
     "ends.  [default duration: 120]",
 )
-@click.option("--warmup", type=click.IntRange(min=0), default=10, show_default=True, help="Number of warm-up runs.")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets the backend choose.")
+@click.option(
+    "--warmup",
+    type=click.IntRange(0, MAX_WARMUP),
+    default=10,
+    show_default=True,
+    metavar="N",
+    help="Number of warm-up runs.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(0, MAX_THREADS),
+    default=0,
+    metavar="N",
+    help="Number of threads; 0 lets the backend choose.",
+)
 @click.option("--image", type=InputPath(dir_okay=False), metavar="FILE", help="Input image of a detector.")
 @click.option(
     "--input",

@@ -9,9 +9,11 @@ import click
 
 from edgekit.cli.options.completion import complete_data, complete_models, complete_weights
 from edgekit.cli.options.hinted import Choice
+from edgekit.cli.options.parameters import Real
 from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console, echo, show_next
+from edgekit.limits import MAX_COUNT, MAX_SEED, MAX_THREADS
 from edgekit.text import json_bytes, shell_words
 
 if TYPE_CHECKING:
@@ -60,24 +62,27 @@ Examples:
 @click.option("--resume", is_flag=True, help="Resume an interrupted training run from its last checkpoint.")
 @click.option("--force", is_flag=True, help="Replace the weights file if it exists.")
 @click.option("--optimizer", type=Choice(OPTIMIZERS), help="Optimizer.")
-@click.option("--lr", type=click.FloatRange(min=0, min_open=True), metavar="X", help="Learning rate.")
+@click.option("--lr", type=Real(0, 1e6, min_open=True), metavar="X", help="Learning rate.")
 @click.option("--schedule", type=Choice(SCHEDULES), help="Learning rate schedule.")
-@click.option("--warmup", type=click.IntRange(min=0), metavar="N", help="Number of warm-up batches of the schedule.")
-@click.option("--epochs", type=click.IntRange(min=1), metavar="N", help="Number of epochs.")
-@click.option("--batch", type=click.IntRange(min=1), metavar="N", help="Batch size.")
-@click.option("--weight-decay", type=click.FloatRange(min=0), metavar="X", help="Weight decay.")
-@click.option("--clip", type=click.FloatRange(min=0), metavar="X", help="Max norm of the gradients; 0 turns it off.")
-@click.option("--label-smoothing", type=click.FloatRange(0, 1), metavar="X", help="Label smoothing.")
+@click.option(
+    "--warmup", type=click.IntRange(0, MAX_COUNT), metavar="N", help="Number of warm-up batches of the schedule."
+)
+@click.option("--epochs", type=click.IntRange(1, MAX_COUNT), metavar="N", help="Number of epochs.")
+@click.option("--batch", type=click.IntRange(1, MAX_COUNT), metavar="N", help="Batch size.")
+@click.option("--weight-decay", type=Real(0, 1e6), metavar="X", help="Weight decay.")
+@click.option("--clip", type=Real(0, 1e9), metavar="X", help="Max norm of the gradients; 0 turns it off.")
+@click.option("--label-smoothing", type=Real(0, 1), metavar="X", help="Label smoothing.")
 @click.option(
     "--augment",
     metavar="LIST",
     help=f"Image augmentations, such as flip,color: any of {', '.join(AUGMENTATIONS)}; or none.",
 )
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", help="Random seed.")
+@click.option("--seed", type=click.IntRange(0, MAX_SEED), metavar="N", help="Random seed.")
 @click.option(
     "--threads",
-    type=click.IntRange(min=0),
+    type=click.IntRange(0, MAX_THREADS),
     default=0,
+    metavar="N",
     help="Number of threads; 0 measures a few steps and takes the fastest.",
 )
 @click.option("--html", type=OutputFile(".html", ".htm"), metavar="FILE", help="Write the curves as an HTML page.")

@@ -14,7 +14,8 @@ from edgekit.data.examples import DataSet, Split, check_first, data_set, split_u
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluators.base import ClassFigure, Details, Ready, Scoring, TaskEvaluator, batch_of
 from edgekit.evaluation.evaluators.choose import evaluator_from_session, measures
-from edgekit.option import given_flags, given_number
+from edgekit.limits import MAX_COUNT
+from edgekit.option import given_flags, given_number, given_real, given_threads
 from edgekit.progress import Advance, Progress, given_progress
 from edgekit.recipe.schema import Task
 from edgekit.runtime.session import Session, session_from_bundle
@@ -100,7 +101,9 @@ def evaluate_bundle(
         BackendUnavailable: a detector needs pycocotools, or a generated set its package.
     """
     if limit is not None:
-        given_number("limit", limit, 1)
+        limit = given_number("limit", limit, 1, MAX_COUNT)
+    score_threshold, threads = given_real("score_threshold", score_threshold, 0, 1), given_threads(threads)
+    given_flags(multi_label=multi_label)
     given_progress(progress)
     if not isinstance(data, (str, Path)) and not hasattr(data, "task"):
         raise UsageError(f"data: expected a data set, its name or a path, got {data!r}")
@@ -129,8 +132,7 @@ def evaluate_session(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Measures the accuracy of a loaded engine; see `evaluate_bundle`."""
-    if not isinstance(score_threshold, (int, float)) or not 0 <= score_threshold <= 1:
-        raise UsageError(f"{argument('score_threshold')}: expected 0 to 1, got {score_threshold!r}")
+    score_threshold = given_real("score_threshold", score_threshold, 0, 1)
     given_flags(multi_label=multi_label)
     shown = given_progress(progress)
     evaluator = evaluator_from_session(session, examples, Scoring(score_threshold, multi_label))

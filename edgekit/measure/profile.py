@@ -15,6 +15,7 @@ from edgekit.data.images import ImageSource
 from edgekit.device.cpu import peak_memory_bytes
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import timestamp
+from edgekit.limits import MAX_STREAMS
 from edgekit.measure.conditions import Conditions, ConditionWatch, disturbances_from_conditions
 from edgekit.measure.confidence import PERCENTILES, percentile_bounds
 from edgekit.measure.latency import Disturbance, disturbances, statistics_ms
@@ -23,10 +24,10 @@ from edgekit.measure.machine import disturbance_by_others, processor_time, resid
 from edgekit.measure.measured_run import Run, random_feeds, run_of_session
 from edgekit.measure.power import PowerWatch, sensor
 from edgekit.measure.reports import LatencyReport, Memory
-from edgekit.measure.run_length import RunLength, check_run_length
+from edgekit.measure.run_length import RunLength, given_run_length
 from edgekit.measure.steady import steady_state
 from edgekit.measure.throughput import measure_throughput
-from edgekit.option import given_flags, given_number, given_sizes
+from edgekit.option import given_flags, given_number, given_seed, given_sizes, given_threads
 from edgekit.progress import Progress, given_progress
 from edgekit.runtime.session import session_from_bundle
 from edgekit.specs import TensorSpec
@@ -80,8 +81,10 @@ def profile_bundle(
         UsageError: a number is out of range, the engine accepts no images, or it does not accept ``sizes``.
         RunError: the backend does not report the times of layers.
     """
-    given_flags(layers=layers)
-    check_run_length(runs, duration_s, warmup, claim)
+    given_flags(layers=layers, power=power)
+    runs, duration_s, warmup, claim = given_run_length(runs, duration_s, warmup, claim)
+    threads, seed, sizes = given_threads(threads), given_seed(seed), given_sizes("sizes", sizes)
+    streams = None if streams is None else given_number("streams", streams, 0, MAX_STREAMS)
     before = resident_bytes()
     with session_from_bundle(path, threads=threads) as session:
         report = measure(
@@ -102,7 +105,7 @@ def profile_bundle(
         if layers:
             found = measure_layers(
                 session,
-                lambda timed: run_of_session(timed, image, seed, sizes or {})[:2],
+                lambda timed: run_of_session(timed, image, seed, sizes)[:2],
                 end_to_end_ms=report.latency_ms.p50,
                 inputs=report.inputs,
                 graph=session.graph,
@@ -153,12 +156,10 @@ def measure(
         claim: see `profile_bundle`.
         power: see `profile_bundle`.
     """
-    check_run_length(runs, duration_s, warmup, claim)
+    runs, duration_s, warmup, claim = given_run_length(runs, duration_s, warmup, claim)
     progress = given_progress(progress)
     given_flags(power=power)
-    stages, once, source, inputs = run_of_session(
-        session, image, given_number("seed", seed), given_sizes("sizes", sizes)
-    )
+    stages, once, source, inputs = run_of_session(session, image, given_seed(seed), given_sizes("sizes", sizes))
     on_gpu = backend(session.manifest.backend).on_gpu
     watched = PowerWatch(sensor(on_gpu=on_gpu) if power else "")
     with watched.idle_then_beside():

@@ -175,7 +175,7 @@ def limit_from_text(text: str) -> Limit:
     Raises:
         ValueError: it is not one.
     """
-    found = re.fullmatch(r"\s*([a-z0-9]+)\s*>\s*(\d+(?:\.\d+)?)\s*x\s*", text)
+    found = re.fullmatch(r"\s*([a-z0-9]+)\s*>\s*([0-9]{1,6}(?:\.[0-9]{1,9})?)\s*x\s*", text)
     if not found or found[1] not in METRICS or not float(found[2]):
         raise ValueError(f"expected METRIC>FACTORx, such as p50>1.05x, with one of {', '.join(METRICS)}, got '{text}'")
     return Limit(text.strip(), found[1], float(found[2]))

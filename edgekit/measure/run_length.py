@@ -8,42 +8,41 @@ from collections.abc import Sequence
 
 from edgekit.arguments import argument
 from edgekit.errors import UsageError
+from edgekit.limits import MAX_CLAIM, MAX_RUNS, MAX_SECONDS, MAX_WARMUP, MIN_CLAIM
 from edgekit.measure.confidence import percentile_bound, runs_needed
-from edgekit.option import given_number
+from edgekit.option import given_number, given_real
 
-__all__ = ["RunLength", "check_run_length"]
+__all__ = ["RunLength", "given_run_length"]
 
 DEFAULT_SECONDS = 10.0
 MIN_RUNS = 20
-MAX_RUNS = 1000
+DEFAULT_RUNS = 1000
 CLAIM_SECONDS = 120.0
-MAX_SECONDS = 30 * 86_400
-"""The longest measurement: 30 days."""
-MAX_WARMUP = 1_000_000
-"""The most runs before a measurement."""
 CLAIM_GROWTH = 1.15
 """Each look at the runs is at 15 % more of them: a look after each run would stop at the first lucky estimate."""
 
 
-def check_run_length(runs: int | None, duration_s: float | None, warmup: int, claim: float | None) -> None:
-    """Checks the arguments of `edgekit.measure.profile.profile_bundle` of these names.
+def given_run_length(
+    runs: int | None, duration_s: float | None, warmup: int, claim: float | None
+) -> tuple[int | None, float | None, int, float | None]:
+    """Checks the arguments of `edgekit.measure.profile.profile_bundle` of these names, and returns them.
 
     Raises:
         UsageError: one is out of range, or there is both a claim and a number of runs.
     """
     if runs is not None:
-        given_number("runs", runs, 1)
-    if duration_s is not None and not (isinstance(duration_s, (int, float)) and 0 < duration_s <= MAX_SECONDS):
-        name = argument("duration_s", flag="--duration")
-        raise UsageError(f"{name}: expected more than 0 s, and {MAX_SECONDS:,} s at most, got {duration_s!r}")
-    given_number("warmup", warmup, 0, MAX_WARMUP)
-    if claim is not None and not (isinstance(claim, (int, float)) and 0 < claim < 100):
-        raise UsageError(f"{argument('claim')}: expected a percentile between 0 and 100, got {claim!r}")
+        runs = given_number("runs", runs, 1, MAX_RUNS)
+    if duration_s is not None:
+        duration_s = given_real("duration_s", duration_s, 0, MAX_SECONDS, open=True, unit=" s", flag="--duration")
+    warmup = given_number("warmup", warmup, 0, MAX_WARMUP)
+    if claim is not None:
+        claim = given_real("claim", claim, MIN_CLAIM, MAX_CLAIM)
     if claim is not None and runs is not None:
         raise UsageError(
             f"{argument('claim')} and {argument('runs')}: expected one of them, got both",
             hint=f"limit {argument('claim')} with {argument('duration_s', flag='--duration')}",
         )
+    return runs, duration_s, warmup, claim
 
 
 class RunLength:
@@ -63,7 +62,7 @@ class RunLength:
         if claim is not None:
             duration_s, self._min, self.max = duration_s or CLAIM_SECONDS, 1, None
         elif runs is None and duration_s is None:
-            duration_s, self._min, self.max = DEFAULT_SECONDS, MIN_RUNS, MAX_RUNS
+            duration_s, self._min, self.max = DEFAULT_SECONDS, MIN_RUNS, DEFAULT_RUNS
         else:
             self._min, self.max = 1, runs
         self._deadline = float("inf") if duration_s is None else time.perf_counter() + duration_s

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ import numpy as np
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import read_manifest
+from edgekit.limits import MAX_STREAMS
 from edgekit.option import given_number
 from edgekit.progress import Progress, Warnings
 from edgekit.runtime.session import Session, session_from_bundle
@@ -75,7 +77,7 @@ def streams_from_text(text: str) -> int:
     """
     if text == "auto":
         return 0
-    if not text.isdigit() or int(text) < 1:
+    if not re.fullmatch(r"[1-9][0-9]{0,9}", text):
         raise ValueError(f"expected a number of streams from 1, or auto, got '{text}'")
     return int(text)
 
@@ -104,9 +106,9 @@ def measure_throughput(
         progress: receives the progress.
 
     Raises:
-        UsageError: ``streams`` is no number, or negative.
+        UsageError: ``streams`` is no number, or out of range.
     """
-    streams = given_number("streams", streams)
+    streams = given_number("streams", streams, 0, MAX_STREAMS)
     on_gpu = backend(read_manifest(Path(path)).backend).on_gpu
     cores = cpu().compute_threads
     counts = [1, streams] if streams else list(GPU_STREAMS) if on_gpu else _up_to(2 * cores)

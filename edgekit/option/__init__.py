@@ -11,20 +11,22 @@ import operator
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from edgekit.arguments import argument
 from edgekit.errors import UsageError, nearest
+from edgekit.limits import MAX_SEED, MAX_SIZE, MAX_THREADS
 from edgekit.option.objects import InPython
 from edgekit.text import shown
 
 __all__ = [
-    "MAX_THREADS",
     "Option",
     "given_flags",
     "given_number",
     "given_options",
     "given_path",
+    "given_real",
+    "given_seed",
     "given_sizes",
     "given_threads",
     "given_values",
@@ -32,10 +34,8 @@ __all__ = [
     "option_value",
     "option_fields",
     "option_words",
+    "plain_number",
 ]
-
-MAX_THREADS = 1024
-"""The most threads of an engine: a backend starts as many as it is told, and with a million does nothing else."""
 
 _KEY = "edgekit.option"
 
@@ -192,6 +192,49 @@ def given_threads(value: Any) -> int:
     return given_number("threads", value, 0, MAX_THREADS)
 
 
+def given_seed(value: Any) -> int:
+    """Returns an argument ``seed`` of a Python function, see `MAX_SEED`.
+
+    Raises:
+        UsageError: it is no whole number, or below 0 or above the largest.
+    """
+    return given_number("seed", value, 0, MAX_SEED)
+
+
+def given_real(
+    name: str, value: Any, minimum: float, maximum: float, *, open: bool = False, unit: str = "", flag: str = ""
+) -> float:
+    """Returns an argument of a Python function that is a number; one of numpy or PyTorch too.
+
+    Args:
+        name: the parameter.
+        value: its value.
+        minimum: the smallest number.
+        maximum: the largest number.
+        open: ``minimum`` itself is too small.
+        unit: unit of both, for the message, such as `` s``.
+        flag: the option's spelling on the command line; default: made from the name.
+
+    Raises:
+        UsageError: it is no number, not finite, or out of range.
+    """
+    number = plain_number(value)
+    if not _is_real(number) or not minimum <= number <= maximum or (open and number == minimum):
+        most = f"{maximum:,}{unit}"
+        expected = f"more than {minimum:,}{unit}, and {most} at most" if open else f"{minimum:,} to {most}"
+        raise UsageError(f"{argument(name, flag=flag)}: expected {expected}, got {shown(value)}")
+    return float(number)
+
+
+def plain_number(value: Any) -> Any:
+    """Returns a number of numpy or PyTorch, an array without axes, as a number of Python; other values unchanged."""
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+
+
+def _is_real(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def given_flags(**flags: Any) -> None:
     """Checks arguments of a Python function that are True or False, by name.
 
@@ -207,18 +250,18 @@ def given_sizes(name: str, value: Any) -> Mapping[str, Sequence[int]]:
     """Returns an argument of a Python function that has shapes by name; None is no shapes.
 
     Raises:
-        UsageError: it is no mapping of names to whole numbers.
+        UsageError: it is no mapping of names to whole numbers up to `MAX_SIZE`.
     """
     if value is None:
         return {}
     if not isinstance(value, Mapping) or not all(isinstance(k, str) and _is_shape(v) for k, v in value.items()):
         raise UsageError(f"{argument(name)}: expected shapes by name, such as {{'x': (1, 3)}}, got {shown(value)}")
-    return value
+    return {key: tuple(map(operator.index, sizes)) for key, sizes in value.items()}
 
 
 def _is_shape(value: Any) -> bool:
     is_sequence = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
-    return is_sequence and all(_is_number(size, 0, None) for size in value)
+    return is_sequence and all(_is_number(size, 0, MAX_SIZE) for size in value)
 
 
 def _is_number(value: Any, minimum: int | None, maximum: int | None) -> bool:

@@ -27,7 +27,7 @@ __all__ = [
 
 Sizes = tuple["int | tuple[int, ...]", ...]
 
-_SIZE = r"[1-9]\d*(?::[1-9]\d*:[1-9]\d*)?"
+_SIZE = r"[1-9]\d{0,9}(?::[1-9]\d{0,9}:[1-9]\d{0,9})?"
 """A number, or the minimum, optimum and maximum of a range."""
 
 

@@ -12,11 +12,12 @@ import msgspec
 import numpy as np
 
 import edgekit
-from edgekit.arguments import argument, in_shell
+from edgekit.arguments import in_shell
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import timestamp
 from edgekit.errors import DataError, UsageError
 from edgekit.evaluation.evaluate import FIGURES
+from edgekit.limits import MAX_ROUNDS, MAX_SECONDS
 from edgekit.measure.conditions import ConditionWatch, disturbances_from_conditions
 from edgekit.measure.confidence import percentile_bounds, runs_needed
 from edgekit.measure.contenders import Contender, contenders_from_paths, same_feeds
@@ -40,7 +41,7 @@ from edgekit.measure.relative import (
 )
 from edgekit.measure.turn import TurnResponse
 from edgekit.measure.turns import measure_by_turns
-from edgekit.option import given_flags, given_number, given_path, given_sizes, given_threads
+from edgekit.option import given_flags, given_number, given_path, given_real, given_seed, given_sizes, given_threads
 from edgekit.progress import Progress, given_progress
 from edgekit.text import json_value
 
@@ -90,10 +91,12 @@ def compare(
         DataError: a JSON file is not what it should be.
         RunError: a turn failed.
     """
-    _check_arguments(paths, rounds, seconds, threads, limits)
+    _check_arguments(paths, limits)
+    rounds, threads = given_number("rounds", rounds, 1, MAX_ROUNDS), given_threads(threads)
+    seconds = given_real("seconds", seconds, 0, MAX_SECONDS, open=True, unit=" s")
     given_flags(layers=layers)
     evaluation = None if evaluation is None else given_path("evaluation", evaluation)
-    sizes, seed, progress = given_sizes("sizes", sizes), given_number("seed", seed), given_progress(progress)
+    sizes, seed, progress = given_sizes("sizes", sizes), given_seed(seed), given_progress(progress)
     contenders = contenders_from_paths([given_path("paths", path) for path in paths])
     interleaved = all(each.kind != "report" for each in contenders)
     figures = _figures(contenders, evaluation)
@@ -139,11 +142,7 @@ def compare(
     )
 
 
-def _check_arguments(paths: object, rounds: int, seconds: float, threads: int, limits: object) -> None:
-    given_number("rounds", rounds, 1)
-    given_threads(threads)
-    if not isinstance(seconds, (int, float)) or not seconds > 0:
-        raise UsageError(f"{argument('seconds')}: expected more than 0 s, got {seconds!r}")
+def _check_arguments(paths: object, limits: object) -> None:
     if isinstance(paths, (str, Path)) or not isinstance(paths, Sequence):
         raise UsageError(f"paths: expected a list of two or more paths, got {paths!r}")
     if not isinstance(limits, Sequence) or not all(isinstance(limit, Limit) for limit in limits):

@@ -12,6 +12,7 @@ from edgekit.data.frames import Format, rgb_frame
 from edgekit.data.images import Placement, preprocess
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.errors import RunError, UsageError
+from edgekit.limits import MAX_SIZE
 from edgekit.option import given_number
 from edgekit.recipe.heads import BatchedRows
 from edgekit.specs import Size, SizeRange, TensorSpec, sizes_of, sizes_take, specs_at
@@ -47,7 +48,7 @@ def batch_of(manifest: Manifest, inputs: Sequence[TensorSpec], wanted: int | Non
     """
     sizes: list[Size | str] = [sizes_of(spec, manifest.shapes)[0] for spec in inputs if spec.shape]
     least = max(map(_least, sizes), default=1)
-    size = least if wanted is None else given_number("batch", wanted, 1)
+    size = least if wanted is None else given_number("batch", wanted, 1, MAX_SIZE)
     for own in sizes:
         if not sizes_take([own], [size]):
             raise UsageError(

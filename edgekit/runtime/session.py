@@ -58,7 +58,7 @@ def session_from_bundle(path: str | Path, *, threads: int = 0, labels: Sequence[
         EngineMismatch: the bundle was built for another machine or backend, or was modified since.
         BackendUnavailable: the backend of the engine is not installed.
     """
-    given_threads(threads)
+    threads = given_threads(threads)
 
     def load(folder: OpenFolder) -> Session:
         manifest = bundle_in(folder.at)
@@ -422,7 +422,7 @@ class Session:
         Raises:
             DataError: the image cannot be read.
             RunError: the engine is not an image classifier, or the session is closed.
-            UsageError: ``top`` is less than 1.
+            UsageError: ``top`` is no whole number from 1 on.
         """
         return CLASSIFY.predict(self, image, format=format, top=top)
 

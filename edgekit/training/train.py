@@ -19,16 +19,18 @@ from edgekit.data.label_files import labels_from_file
 from edgekit.data.splits import MissingSplit
 from edgekit.errors import DataError, TrainError, UsageError, nearest
 from edgekit.evaluation.labels import difference, knows_all
+from edgekit.limits import MAX_SECONDS
 from edgekit.models.cfg.recipe import recipe_from_cfg
 from edgekit.models.factory import module_from_recipe
 from edgekit.models.weights.download import require_weights, weights_file
 from edgekit.models.weights.origin import WeightsOrigin
 from edgekit.models.weights.read import load_weights
-from edgekit.option import given_flags, given_number, given_path, given_threads
+from edgekit.option import given_flags, given_path, given_real, given_seed, given_threads, plain_number
 from edgekit.progress import Progress, given_progress
 from edgekit.recipe.messages import recipe_error
 from edgekit.recipe.schema import Labels, Recipe, Train, load_recipe
 from edgekit.specs import TensorSpec
+from edgekit.text import shown
 from edgekit.training.batches import known_classes
 from edgekit.training.checkpoint import load_checkpoint, save_weights
 from edgekit.training.fit import CHECKPOINT_S, Epoch, Training, fit, has_steps
@@ -115,7 +117,10 @@ def train_model(
     if labels is not None:
         recipe = msgspec.structs.replace(recipe, labels=Labels(names=labels_from_file(given_path("labels", labels))))
     file = _output(output, recipe)
-    _check_options(threads, seed, changes)
+    threads, seed = given_threads(threads), None if seed is None else given_seed(seed)
+    checkpoint_s = given_real("checkpoint_s", checkpoint_s, 0, MAX_SECONDS)
+    if changes is not None and not isinstance(changes, Mapping):
+        raise UsageError(f"changes: expected a mapping of options, such as {{'epochs': 3}}, got {shown(changes)}")
     given_flags(resume=resume, force=force)
     if not (force or resume):
         _refuse_to_replace(file)
@@ -188,14 +193,6 @@ def _output(output: str | Path | None, recipe: Recipe) -> Path:
     return file
 
 
-def _check_options(threads: int, seed: int | None, changes: Mapping[str, Any] | None) -> None:
-    given_threads(threads)
-    if seed is not None:
-        given_number("seed", seed)
-    if changes is not None and not isinstance(changes, Mapping):
-        raise UsageError(f"changes: expected a mapping of options, such as {{'epochs': 3}}, got {changes!r}")
-
-
 def _refuse_to_replace(file: Path) -> None:
     if file.exists():
         raise UsageError(
@@ -244,7 +241,8 @@ def _options_from_identity(identity: Mapping[str, Any], checkpoint: Path) -> Tra
         ) from e
 
 
-def _merged(options: Train, changes: Mapping[str, Any]) -> Train:
+def _merged(options: Train, given: Mapping[str, Any]) -> Train:
+    changes = {name: plain_number(value) for name, value in given.items()}
     for name in changes:
         if name not in Train.__struct_fields__:
             raise UsageError(f"training: unknown option '{name}'", hint=nearest(name, Train.__struct_fields__))

@@ -88,7 +88,7 @@ def test_a_result_of_one_call_goes_into_another(gpu: FakeDriver) -> None:
         ({"scores": np.zeros(3)}, r"scores: expected float32 \(3,\), got float64 \(3,\)"),
         ({"classes": np.zeros(2, np.int32)}, r"classes: expected int32 \(3,\), got int32 \(2,\)"),
         ({"iou_threshold": 2.0}, "iou_threshold: expected 0 to 1, got 2"),
-        ({"max_detections": -1}, "max_detections: expected 0 or more, got -1"),
+        ({"max_detections": -1}, "max_detections: expected a whole number from 0 to 2147483647, got -1"),
     ],
 )
 def test_what_does_not_fit_is_refused(gpu: FakeDriver, changed: dict[str, Any], message: str) -> None:

@@ -151,7 +151,7 @@ def test_everything_is_freed_whichever_call_fails() -> None:
         ({"candidates": 0}, "candidates: expected 1 or more, got 0"),
         ({"score_threshold": -0.1}, "score_threshold: expected 0 to 1, got -0.1"),
         ({"iou_threshold": float("nan")}, "iou_threshold: expected 0 to 1, got nan"),
-        ({"max_detections": -1}, "max_detections: expected 0 or more, got -1"),
+        ({"max_detections": -1}, "max_detections: expected a whole number from 0 to 2147483647, got -1"),
     ],
 )
 def test_a_wrong_argument_is_refused_before_anything_is_launched(

@@ -11,9 +11,11 @@ import click
 
 from edgekit.cli.options.completion import complete_data, complete_models, complete_targets
 from edgekit.cli.options.hinted import Choice
+from edgekit.cli.options.parameters import Real
 from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
+from edgekit.limits import MAX_COUNT, MAX_THREADS
 from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
@@ -54,7 +56,7 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
     help="Split of the data set; test is val if there is no test split, and a note says so.",
 )
 @click.option(
-    "--limit", type=click.IntRange(min=1), metavar="N", help="Use at most N examples, spread over the data set."
+    "--limit", type=click.IntRange(1, MAX_COUNT), metavar="N", help="Use at most N examples, spread over the data set."
 )
 @click.option(
     "--labels",
@@ -68,13 +70,13 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
     metavar="DIR|SET",
     help="Calibration data of MODEL.  [default: the training split of SET]",
 )
-@click.option("--calib-images", type=click.IntRange(min=1), metavar="N", help="Calibrate on at most N examples.")
+@click.option("--calib-images", type=click.IntRange(1, MAX_COUNT), metavar="N", help="Calibrate on at most N examples.")
 @click.option(
     "--target", shell_complete=complete_targets, metavar="NAME", help="Backend of MODEL's engines.  [default: cpu]"
 )
 @click.option(
     "--score-threshold",
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     metavar="X",
     help="Use detections with a score above X.  [default: 0.001, for the whole precision-recall curve]",
 )
@@ -87,7 +89,13 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
 @click.option("--per-class", is_flag=True, help="Show figures per class too.")
 @click.option("--html", type=OutputFile(".html", ".htm"), metavar="FILE", help="Write the figures as an HTML page.")
 @json_options("the figures")
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Number of threads; 0 lets the backend choose.")
+@click.option(
+    "--threads",
+    type=click.IntRange(0, MAX_THREADS),
+    default=0,
+    metavar="N",
+    help="Number of threads; 0 lets the backend choose.",
+)
 def evaluate(
     engines: tuple[str, ...],
     data: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -10,18 +11,33 @@ from typing import Any
 import click
 
 from edgekit.cli.options.declare import HeadedOption
+from edgekit.limits import MAX_SIZE
 from edgekit.option.sizes import parse_named_shapes
 
-__all__ = ["fixed_shapes", "image_shape", "model_or_cfg"]
+__all__ = ["Real", "fixed_shapes", "image_shape", "model_or_cfg"]
+
+
+class Real(click.FloatRange):
+    """A number in a range; NaN is in none."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"expected a number, got '{value}'", param, ctx)
+        return number
 
 
 def image_shape(ctx: click.Context, option: click.Parameter, value: str | None) -> tuple[int, ...] | None:
     """Parses ``416x416`` or ``1x3x416x416``."""
     if value is None:
         return None
-    shape = tuple(map(int, value.split("x"))) if re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", value) else ()
+    shape = tuple(map(int, value.split("x"))) if re.fullmatch(r"[1-9]\d{0,9}(x[1-9]\d{0,9})*", value) else ()
     if len(shape) not in (2, 4):
         raise click.BadParameter(f"expected HxW or NxCxHxW, such as 416x416 or 1x3x416x416, got '{value}'")
+    if max(shape) > MAX_SIZE:
+        raise click.BadParameter(f"expected sizes up to {MAX_SIZE:,}, got '{value}'")
     return shape
 
 

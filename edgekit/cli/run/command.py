@@ -7,8 +7,10 @@ from typing import Any
 
 import click
 
+from edgekit.cli.options.parameters import Real
 from edgekit.cli.options.paths import InputPath
 from edgekit.cli.output import json_options
+from edgekit.limits import MAX_COUNT, MAX_SECONDS, MAX_THREADS
 
 __all__ = ["run"]
 
@@ -53,17 +55,25 @@ Examples:
 )
 @click.option("--show", is_flag=True, help="Show the images in a window.")
 @click.option("--track", is_flag=True, help="Follow objects from frame to frame, with ByteTrack.")
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), metavar="S", help="Stop after S seconds.")
+@click.option("--duration", type=Real(min=0, max=MAX_SECONDS, min_open=True), metavar="S", help="Stop after S seconds.")
 @click.option(
-    "--batch", type=click.IntRange(min=1), metavar="N", help="Run N images at once.  [default: the engine's own, or 1]"
+    "--batch",
+    type=click.IntRange(1, MAX_COUNT),
+    metavar="N",
+    help="Run N images at once.  [default: the engine's own, or 1]",
 )
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of classes to show.")
 @click.option(
-    "--score-threshold", type=click.FloatRange(0, 1), metavar="X", help="Keep detections with a score above X."
+    "--top",
+    type=click.IntRange(1, MAX_COUNT),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Number of classes to show.",
 )
+@click.option("--score-threshold", type=Real(0, 1), metavar="X", help="Keep detections with a score above X.")
 @click.option(
     "--iou-threshold",
-    type=click.FloatRange(0, 1),
+    type=Real(0, 1),
     metavar="X",
     help="Drop boxes that overlap a better one by more than X.",
 )
@@ -78,7 +88,13 @@ Examples:
     metavar="FILE",
     help="Class names: a file with one per line, a data YAML or COCO JSON.  [default: the engine's own]",
 )
-@click.option("--threads", type=click.IntRange(min=0), default=0, help="Threads to run on; 0 lets the backend choose.")
+@click.option(
+    "--threads",
+    type=click.IntRange(0, MAX_THREADS),
+    default=0,
+    metavar="N",
+    help="Threads to run on; 0 lets the backend choose.",
+)
 def run(engine: Path, sources: tuple[str, ...], **options: Any) -> None:
     """Run ENGINE on images, videos, cameras, a text, or arrays in a .npy or .npz file.
 

@@ -24,7 +24,7 @@ from edgekit.engine.bundle.manifest import Manifest, read_manifest
 from edgekit.errors import DataError, UsageError
 from edgekit.runtime.session import Session, session_from_bundle
 from edgekit.runtime.tasks.choose import task_of, tasks
-from edgekit.runtime.tasks.task import EngineTask, ImageTask, InputKind, TextTask
+from edgekit.runtime.tasks.task import EngineTask, ImageTask, TextTask
 
 __all__ = ["Options", "require_source", "run_engine"]
 
@@ -78,9 +78,9 @@ def run_engine(engine: Path, sources: Sequence[str], options: Options) -> None:
         task = task_of(session.manifest)
         takes = task.takes(session.manifest)
         if options.text is not None and takes != "texts":
-            raise _no_text(session, takes)
+            raise _no_text(session)
         if options.text is None and not sources:
-            raise UsageError(f"'{session.manifest.name}': expected {TAKEN[takes]}, got no input")
+            raise UsageError(f"'{session.manifest.name}': expected {_taken(session.manifest)}, got no input")
         if isinstance(task, ImageTask) and _takes_frames(session.manifest, sources):
             given, wanted = plan or _planned(session.manifest, sources, options)
             own = {name: getattr(options, name) for name in task.options if hasattr(options, name)}
@@ -195,8 +195,16 @@ def require_source(text: str) -> None:
         return  # without access, or no valid name: reading it raises the reason
 
 
-def _no_text(session: Session, takes: InputKind) -> UsageError:
+def _taken(manifest: Manifest) -> str:
+    """Returns what an engine takes, for messages."""
+    task = task_of(manifest)
+    takes = task.takes(manifest)
+    return f"an image, or {TAKEN[takes]}" if takes == "arrays" and task.takes_photo(manifest) else TAKEN[takes]
+
+
+def _no_text(session: Session) -> UsageError:
     expected = " or ".join(task.engine for task in tasks().values() if task.kind == "texts")
     return UsageError(
-        f"--text: expected {expected}, got an engine for task '{session.manifest.task}'", hint=f"give it {TAKEN[takes]}"
+        f"--text: expected {expected}, got an engine for task '{session.manifest.task}'",
+        hint=f"give it {_taken(session.manifest)}",
     )

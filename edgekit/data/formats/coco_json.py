@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from edgekit.data.formats.coco_file import (
     same_id,
 )
 from edgekit.data.formats.corner_boxes import CornerBoxes
+from edgekit.data.formats.label_studio import hint_on_prefix
 from edgekit.data.images import image_size
 from edgekit.data.shapes import ObjectShape, needed_shape
 from edgekit.data.splits import (
@@ -46,7 +46,6 @@ _WITHOUT_BOXES = ("captions", "person_keypoints", "stuff", "panoptic", "image_in
 # Roboflow, FiftyOne, Label Studio and labelme2coco give their files these names.
 _NAMES = ("_annotations.coco.json", "labels.json", "result.json", "annotations.json")
 _WRITE_SIZES = 'write [x1, y1, x2 - x1, y2 - y1], or add "bbox_mode": 0 to each annotation, as Detectron2 does'
-_LABEL_STUDIO = re.compile(r"(?:^|[/\\])[0-9a-f]{8}-[^/\\]*$")
 
 
 class _Source(NamedTuple):
@@ -224,9 +223,7 @@ def _no_image(file: Path, place: int, name: str, folders: Iterable[Path]) -> Dat
     searched = ", ".join(map(str, folders))
     return DataError(
         f"{file}: images[{place}].file_name: expected a file in one of {searched}, got none named {name[:200]!r}",
-        hint="Label Studio puts eight digits and '-' before names: use the images of its export"
-        if _LABEL_STUDIO.search(name)
-        else "",
+        hint=hint_on_prefix(name),
     )
 
 

@@ -10,6 +10,7 @@ from edgekit.data.detection_set import AnnotatedImage, BoxList, DetectionSet, Ta
 from edgekit.data.examples import Choice, Split
 from edgekit.data.files import child, files_below, files_in, folders_in
 from edgekit.data.formats.coco_file import BACKGROUND_NAMES
+from edgekit.data.formats.label_studio import hint_on_prefix
 from edgekit.data.formats.text_lines import names_in, text_lines
 from edgekit.data.formats.voc_xml import VocAnnotation, voc_annotation
 from edgekit.data.images import image_size, image_suffixes
@@ -291,5 +292,8 @@ class _Images:
         exact = [file for file in same if file.name == name] or [file for file in same if file.stem == stem] or same
         found = exact[0] if exact else self._by_name.get(name.lower()) if name else None
         if found is None:
-            raise DataError(f"{annotation.file}: expected its image {stem}.jpg in {self._folder}, got no such file")
+            raise DataError(
+                f"{annotation.file}: expected its image {stem}.jpg in {self._folder}, got no such file",
+                hint=hint_on_prefix(name) or hint_on_prefix(stem),
+            )
         return found

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from edgekit.data.detection_set import AnnotatedImage, BoxList, Corners, DetectionSet, Tally
+from edgekit.data.detection_set import AnnotatedImage, DetectionSet, Tally
 from edgekit.data.examples import Boxes, Choice, Split
 from edgekit.data.files import AnyCase, Finder, child, files_in
-from edgekit.data.formats.corner_boxes import CornerBoxes
+from edgekit.data.formats.label_studio import hint_on_prefix
 from edgekit.data.formats.text_lines import text_lines
-from edgekit.data.formats.unsupported import program_of_line
-from edgekit.data.formats.yolo_classes import ClassNumbers
-from edgekit.data.formats.yolo_long_lines import LongLines
+from edgekit.data.formats.yolo_lines import YoloLines
 from edgekit.data.formats.yolo_source import NAME_FILES, YoloSource, yolo_source
 from edgekit.data.images import image_suffixes, images_below
-from edgekit.data.shapes import ObjectShape, needed_shape
+from edgekit.data.shapes import needed_shape
 from edgekit.data.splits import available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
 from edgekit.errors import DataError
 from edgekit.storage import first_file
@@ -26,12 +23,6 @@ __all__ = ["yolo_from_path"]
 
 # Folders of images, whose labels are in the same place below labels; the last three are those of Darknet's data.c.
 IMAGE_FOLDERS = ("images", "jpegimages", "raw")
-_LONG_LINES = (
-    "lines of predictions end with a score or a track id, which labels do not have; keypoints need kpt_shape in "
-    "data.yaml; outlines have an even number of coordinates, six or more"
-)
-# Ultralytics accepts fractions from and up to these, to allow for rounding.
-_MIN_FRACTION, _MAX_FRACTION = -0.01, 1.01
 
 
 def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
@@ -60,7 +51,10 @@ def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
         raise DataError(f"{path}: kpt_shape: expected [keypoints, 2 or 3] in a data.yaml for task 'pose', got none")
     read, missing = _read(images, source, tally, needed)
     if missing == len(images):
-        raise DataError(f"{path}: expected files in labels/ with the same names as those in images/, got none")
+        raise DataError(
+            f"{path}: expected files in labels/ with the same names as those in images/, got none",
+            hint=next(filter(None, map(hint_on_prefix, _LabelFiles().names_near(images[0]))), ""),
+        )
     tally.require_boxes()
     notes += others
     names = source.names or _numbers(read)
@@ -123,7 +117,8 @@ def _from_list(file: Path, tally: Tally) -> list[Path]:
             found.append(path)
             continue
         message = f"{file}, line {line.number}: expected the path of an image, got {line.text.strip()[:200]}"
-        first = first or DataError(message, hint="paths are relative to the list's folder, its parents, or this folder")
+        hint = "paths are relative to the list's folder, its parents, or this folder"
+        first = first or DataError(message, hint=hint_on_prefix(line.text) or hint)
         tally.skip("paths of images that do not exist", first)
     if first is not None and not found:
         raise first
@@ -137,14 +132,12 @@ def _read(
     """Returns each image with its label file and boxes, and the number of images without a label file."""
     read: list[tuple[Path, Path, Boxes]] = []
     missing, first, used, labels = 0, None, set[Path](), _LabelFiles()
-    numbering, long_lines = ClassNumbers(source.names), LongLines()
-    forms = CornerBoxes("class cx cy width height", "write the center, the width and the height of each box")
+    lines = YoloLines(source, needed, tally)
     for image in images:
         text = labels.of(image)
         missing += text is None
         try:
-            empty = BoxList((1, 1), tally)
-            boxes = _boxes(text, source, tally, needed, numbering, long_lines, forms) if text else empty.boxes()
+            boxes = lines.boxes(text)
         except DataError as e:  # no text
             first = first or e
             tally.skip("images whose label file cannot be read", e)
@@ -153,9 +146,7 @@ def _read(
         read.append((image, text or image, boxes))
     if first is not None and not read:
         raise first
-    numbering.require_from_0()
-    forms.require_sizes()
-    long_lines.require_outlines()
+    lines.require_labels()
     _count_orphans(used, tally)
     return read, missing
 
@@ -169,6 +160,20 @@ class _LabelFiles:
 
     def of(self, image: Path) -> Path | None:
         """Returns the label file of an image, or None."""
+        candidates = self._candidates(image)
+        found = first_file(folder.joinpath(*below) for folder, below in candidates)
+        # Windows and macOS take labels/Val/A.TXT for labels/val/a.txt.
+        return found or first_file(
+            filter(None, (self._in_any_case.path(folder, *below) for folder, below in candidates))
+        )
+
+    def names_near(self, image: Path) -> list[str]:
+        """Returns the names of the text files where the label file of an image may be."""
+        folders = dict.fromkeys(folder.joinpath(*below).parent for folder, below in self._candidates(image))
+        return [file.name for folder in folders if folder.is_dir() for file in files_in(folder, ".txt")]
+
+    def _candidates(self, image: Path) -> list[tuple[Path, tuple[str, ...]]]:
+        """Returns where the label file of an image may be: a folder, and the parts of the path below it."""
         parts, candidates = image.parts, list[tuple[Path, tuple[str, ...]]]()
         # Label Studio writes either name with escapes, such as %20, and the other one without.
         texts = [f"{stem}.txt" for stem in dict.fromkeys((image.stem, unquote(image.stem), quote(image.stem)))]
@@ -176,11 +181,7 @@ class _LabelFiles:
             if parts[place].lower() in IMAGE_FOLDERS and (labels := self._folder(Path(*parts[:place]))):
                 candidates += [(labels, (*parts[place + 1 : -1], text)) for text in texts]
         candidates += [(image.parent, (text,)) for text in texts]
-        found = first_file(folder.joinpath(*below) for folder, below in candidates)
-        # Windows and macOS take labels/Val/A.TXT for labels/val/a.txt.
-        return found or first_file(
-            filter(None, (self._in_any_case.path(folder, *below) for folder, below in candidates))
-        )
+        return candidates
 
     def _folder(self, parent: Path) -> Path | None:
         if parent not in self._labels:
@@ -208,99 +209,6 @@ def _mirrors(labels: Path) -> list[Path]:
             images = [child(Path(*parts[:place]), name) for name in IMAGE_FOLDERS]
             found += [AnyCase().path(each, *parts[place + 1 :]) for each in images if each is not None]
     return [folder for folder in found if folder is not None and folder.is_dir()]
-
-
-def _boxes(
-    file: Path,
-    source: YoloSource,
-    tally: Tally,
-    needed: str,
-    numbering: ClassNumbers,
-    long_lines: LongLines,
-    forms: CornerBoxes,
-) -> Boxes:
-    boxes, seen = BoxList((1, 1), tally), set[str]()
-    for line in text_lines(file):
-        where = f"{file}, line {line.number}"
-        fields = line.text.split()
-        if (text := " ".join(fields)) in seen:
-            tally.skip("copies of lines", DataError(f"{where}: expected each box once, got a copy: '{text[:60]}'"))
-            continue
-        seen.add(text)
-        try:
-            _require_yolo(text, where)
-            label = numbering.label(fields[0], where)
-            numbers = _numbers_of(fields[1:], where)
-            if len(numbers) > 4 and not source.keypoints[0]:
-                long_lines.add(numbers, where)
-            corners, outline = _corners(numbers, source.keypoints, where)
-            if len(numbers) == 4:
-                forms.add(numbers, corners, (1, 1), where)
-            shape = _shape(numbers, outline, source.keypoints, needed, where) if needed else None
-        except DataError as e:
-            tally.skip_faulty(e)
-            continue
-        boxes.add(corners, label, where, shape=shape)
-    return boxes.boxes()
-
-
-def _require_yolo(line: str, where: str) -> None:
-    """Refuses lines of other programs: DOTA's corners in px would else be taken for a class and an outline."""
-    if other := program_of_line(line):
-        raise DataError(
-            f"{where}: expected a class and numbers, got {other}",
-            hint="write class cx cy width height, as fractions of the image, or export as COCO, VOC or YOLO",
-        )
-
-
-def _numbers_of(fields: list[str], where: str) -> list[float]:
-    try:
-        return [float(field) for field in fields]
-    except ValueError as e:
-        raise DataError(f"{where}: expected numbers after the class, got '{' '.join(fields)[:60]}'") from e
-
-
-def _corners(numbers: list[float], keypoints: tuple[int, int], where: str) -> tuple[Corners, list[float]]:
-    """Returns the corners of a line's box, and its outline."""
-    keypoint_numbers = math.prod(keypoints)
-    if keypoint_numbers and len(numbers) == 4 + keypoint_numbers:
-        numbers = numbers[:4]
-    outline = not keypoint_numbers and len(numbers) >= 6 and len(numbers) % 2 == 0
-    if len(numbers) != 4 and not outline:
-        more = f", or {4 + keypoint_numbers} with the key points of kpt_shape" if keypoint_numbers else ""
-        raise DataError(
-            f"{where}: expected 4 numbers after the class (cx cy width height){more}, got {len(numbers)}",
-            hint=_LONG_LINES if len(numbers) > 4 else "",
-        )
-    if not all(_MIN_FRACTION <= number <= _MAX_FRACTION for number in numbers):  # rejects NaN too
-        raise DataError(
-            f"{where}: expected fractions of the image, 0 to 1, got '{' '.join(f'{n:g}' for n in numbers)[:60]}'",
-            hint="divide px by the image's width and height, such as 0.5 0.5 0.2 0.1",
-        )
-    if outline:
-        return (min(numbers[::2]), min(numbers[1::2]), max(numbers[::2]), max(numbers[1::2])), numbers
-    cx, cy, width, height = numbers
-    x1, y1, x2, y2 = cx - width / 2, cy - height / 2, cx + width / 2, cy + height / 2
-    return (x1, y1, x2, y2), [x1, y1, x2, y1, x2, y2, x1, y2]
-
-
-def _shape(
-    numbers: list[float], outline: list[float], keypoints: tuple[int, int], needed: str, where: str
-) -> ObjectShape:
-    """Returns what a line says about its object beside the box; the area of a pose is 0.53 of its box.
-
-    That is the share of Ultralytics' validation, since lines with keypoints have no mask.
-    """
-    if needed == "masks":
-        return ObjectShape([outline])
-    count, values = keypoints
-    if len(numbers) != 4 + count * values:
-        raise DataError(f"{where}: expected {4 + count * values} numbers after the class, got {len(numbers)}")
-    points: list[float] = []
-    for i in range(4, len(numbers), values):
-        x, y = numbers[i : i + 2]
-        points += [x, y, numbers[i + 2] if values == 3 else float(x >= 0 and y >= 0)]
-    return ObjectShape(None, tuple(points), 0.53 * numbers[2] * numbers[3])
 
 
 def _numbers(read: list[tuple[Path, Path, Boxes]]) -> tuple[str, ...]:

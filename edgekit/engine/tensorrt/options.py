@@ -10,7 +10,9 @@ from typing import Any, ClassVar
 from edgekit.arguments import argument
 from edgekit.config import BackendOptions
 from edgekit.errors import UsageError
+from edgekit.limits import MAX_COUNT
 from edgekit.option import option, option_fields
+from edgekit.text import shown
 
 __all__ = ["TensorRtOptions", "engine_argument"]
 
@@ -23,17 +25,21 @@ def engine_argument(name: str, *value: Any, shell: str | None = None) -> str:
 
 def _parse_capabilities(text: str) -> tuple[int, ...]:
     """Parses compute capabilities such as ``86,89`` or ``8.6,8.9``."""
-    if not re.fullmatch(r"\d+\.?\d(,\d+\.?\d)*", text):
+    if not re.fullmatch(r"\d{1,2}\.?\d(,\d{1,2}\.?\d)*", text):
         raise ValueError(f"expected compute capabilities, such as 86,89,120, got '{text}'")
     return tuple(int(word.replace(".", "")) for word in text.split(","))
 
 
 def _convert_capabilities(numbers: Sequence[int]) -> tuple[int, ...]:
-    if isinstance(numbers, Sequence) and all(isinstance(number, int) for number in numbers):
+    if isinstance(numbers, Sequence) and all(map(_is_capability, numbers)):
         return tuple(numbers)
     raise UsageError(
-        f"{argument('sm', within='engine')}: expected compute capabilities, as in (86, 89), got {numbers!r}"
+        f"{argument('sm', within='engine')}: expected compute capabilities, as in (86, 89), got {shown(numbers)}"
     )
+
+
+def _is_capability(number: object) -> bool:
+    return isinstance(number, int) and 10 <= number < 1000
 
 
 def _write_capabilities(numbers: Sequence[int]) -> list[str]:
@@ -75,6 +81,7 @@ class TensorRtOptions(BackendOptions):
         metavar="MIB",
         kind="integer",
         minimum=0,
+        maximum=MAX_COUNT,
     )
     timing_cache: str | None = option(
         None, "File of measured kernel times.", metavar="FILE", shown_default="one per GPU and version"
@@ -85,6 +92,7 @@ class TensorRtOptions(BackendOptions):
         metavar="N",
         kind="integer",
         minimum=0,
+        maximum=MAX_COUNT,
         shown_default="the GPU alone",
     )
     version_compatible: bool = option(False, "Make the engine load in later TensorRT versions too.", kind="flag")

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
 
-from edgekit.arguments import argument
-from edgekit.errors import UsageError
 from edgekit.kernels import host
 from edgekit.kernels.suppression.nearby import Circles, Nearby
 from edgekit.kernels.suppression.suppress_rotated import kept_rotated
+from edgekit.limits import MAX_COUNT
+from edgekit.option import given_number, given_real
 
 __all__ = ["Overlap", "check_thresholds", "nms"]
 
@@ -80,7 +79,7 @@ def nms(
         Indices of the kept candidates, best first; int64, shape ``(K,)``.
 
     Raises:
-        UsageError: a threshold is not between 0 and 1, or ``max_detections`` is negative.
+        UsageError: a threshold is not between 0 and 1, or ``max_detections`` is no whole number from 0 on.
     """
     check_thresholds(score_threshold, iou_threshold, max_detections)
     classes, function = np.asarray(classes), _compiled()
@@ -101,18 +100,9 @@ def nms(
 
 def check_thresholds(score_threshold: float, iou_threshold: float, max_detections: int) -> None:
     """Raises `UsageError` for a threshold that is not between 0 and 1, or a negative number of detections."""
-    for name, value in (("score_threshold", score_threshold), ("iou_threshold", iou_threshold)):
-        if not _is_within(value, 1):
-            raise UsageError(f"{argument(name)}: expected 0 to 1, got {value!r}")
-    if not _is_within(max_detections, math.inf):
-        raise UsageError(f"max_detections: expected 0 or more, got {max_detections!r}")
-
-
-def _is_within(value: object, last: float) -> bool:
-    try:
-        return bool(0 <= value <= last)  # type: ignore[operator]
-    except (TypeError, ValueError, RuntimeError):  # a text, None, an array or a tensor of several numbers
-        return False
+    given_real("score_threshold", score_threshold, 0, 1)
+    given_real("iou_threshold", iou_threshold, 0, 1)
+    given_number("max_detections", max_detections, 0, MAX_COUNT)
 
 
 def _best_first(scores: np.ndarray, threshold: float) -> np.ndarray:

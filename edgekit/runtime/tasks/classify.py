@@ -11,7 +11,9 @@ import numpy as np
 
 from edgekit.data.images import Placement
 from edgekit.engine.bundle.manifest import Manifest
-from edgekit.errors import RunError, UsageError
+from edgekit.errors import RunError
+from edgekit.limits import MAX_COUNT
+from edgekit.option import given_number
 from edgekit.runtime.tasks.choose import require_task
 from edgekit.runtime.tasks.task import ImageTask, Shown
 
@@ -96,11 +98,10 @@ def classes_from_outputs(outputs: Mapping[str, np.ndarray], manifest: Manifest, 
 
     Raises:
         RunError: the engine is not a classifier, or the logits are not finite.
-        UsageError: ``top`` is less than 1.
+        UsageError: ``top`` is no whole number from 1 on.
     """
     require_task(TASK, manifest)
-    if top < 1:
-        raise UsageError(f"top: expected 1 or more, got {top}")
+    top = given_number("top", top, 1, MAX_COUNT)
     logits = logits_from_outputs(outputs, manifest)[0]
     if np.isnan(logits).any() or np.isposinf(logits).any():
         raise RunError(

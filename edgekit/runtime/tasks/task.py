@@ -17,7 +17,7 @@ from edgekit.engine.bundle.manifest import Manifest
 from edgekit.runtime.batches import input_of_image, largest_batch, outputs_of_each, stacked
 from edgekit.runtime.stream import Pending
 from edgekit.runtime.tasks.choose import require_task
-from edgekit.specs import TensorSpec
+from edgekit.specs import TensorSpec, sizes_of, sizes_take
 
 __all__ = ["EngineTask", "InputKind", "OpenSession", "ImageTask", "Shown", "TextTask"]
 
@@ -102,9 +102,17 @@ class EngineTask:
         """Returns the kind of input that ``edgekit run`` passes to this engine."""
         return self.kind
 
+    def takes_photo(self, manifest: Manifest) -> bool:
+        """Whether ``edgekit run`` takes a picture in place of an array: the engine takes one, with a preprocessing."""
+        if manifest.preprocess is None or len(manifest.inputs) != 1:
+            return False
+        return sizes_take(sizes_of(manifest.inputs[0], manifest.shapes)[:1], [1])
+
     def example(self, manifest: Manifest) -> str:
         """Returns example arguments of ``edgekit run`` for this engine, with names in capitals for the user's files."""
         given = ARRAY_PLACEHOLDER if len(manifest.inputs) == 1 else ARRAYS_PLACEHOLDER
+        if self.takes_photo(manifest):
+            given = PHOTO_PLACEHOLDER
         return f"{given} --save outputs.npz"
 
 

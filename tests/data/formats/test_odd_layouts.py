@@ -295,14 +295,3 @@ def test_a_single_number_behind_the_last_class_is_a_mistake(tmp_path: Path) -> N
     found = data_set(numbered(tmp_path, lines, "[red, blue]"), split="train")
     assert [found[i].target.classes.tolist() for i in range(3)] == [[0], [1], []]
     assert any(note.startswith("faulty boxes: 1 skipped") for note in found.notes)
-
-
-def test_names_of_label_studio_get_a_hint(tmp_path: Path) -> None:
-    file = coco(tmp_path / "result.json", lambda content: content)
-    content = json.loads(file.read_text())
-    for entry in content["images"]:
-        entry["file_name"] = f"/data/upload/1/ab12cd34-{entry['file_name']}"
-    text(file, json.dumps(content))
-    with pytest.raises(DataError) as error:
-        data_set(str(file), split="train")
-    assert "Label Studio puts eight digits" in error.value.hint

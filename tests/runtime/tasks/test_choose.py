@@ -137,6 +137,7 @@ def test_an_engine_for_a_task_that_is_not_known_takes_arrays(light_meter: Path) 
     assert task_of(manifest).takes(manifest) == "arrays"
 
 
+IMAGES_OF_TWO = (TensorSpec("x", "float32", (2, 3, 8, 8)),)
 DETECTOR = {"task": "detect", "preprocess": Preprocess(resize="letterbox")}
 CLASSIFIER = {"task": "classify", "preprocess": Preprocess(resize="stretch"), "postprocess": None}
 TRANSLATOR = {"task": "translate", "labels": (*SPECIAL_TOKENS, "7"), "preprocess": None, "postprocess": None}
@@ -151,6 +152,8 @@ TRANSLATOR = {"task": "translate", "labels": (*SPECIAL_TOKENS, "7"), "preprocess
         (TRANSLATOR, "texts", "--text 1742"),
         ({**TRANSLATOR, "labels": (*SPECIAL_TOKENS, "x")}, "texts", "TEXTS.txt"),
         ({"task": "regress", "preprocess": None}, "arrays", "INPUT.npy --save outputs.npz"),
+        ({"task": "tensor", "inputs": IMAGE}, "arrays", "PHOTO.jpg --save outputs.npz"),
+        ({"task": "tensor", "inputs": IMAGES_OF_TWO}, "arrays", "INPUT.npy --save outputs.npz"),
         ({"task": "tensor", "inputs": (*IMAGE, *SCORES)}, "arrays", "INPUTS.npz --save outputs.npz"),
     ],
 )

@@ -81,7 +81,7 @@ def test_error_on_an_engine_for_another_task(tensors: Manifest) -> None:
 
 
 def test_error_on_no_class_at_all(classifier: Manifest) -> None:
-    with pytest.raises(UsageError, match="expected 1 or more, got 0"):
+    with pytest.raises(UsageError, match="top: expected a whole number from 1 to 2147483647, got 0"):
         classes_from_outputs({"y": LOGITS}, classifier, top=0)
 
 
