@@ -22,6 +22,8 @@ from edgekit.device.cuda.resources import Context, DeviceMemory, HostMemory, Str
 from edgekit.errors import UsageError
 from edgekit.kernels.sdpa.device import Array, Attention, AttentionShape, workspace_bytes
 from edgekit.kernels.suppression.device import CAPACITY, BatchedNms
+from edgekit.limits import MAX_COUNT
+from edgekit.option import given_number
 
 __all__ = ["attention", "batched_nms", "nms"]
 
@@ -76,9 +78,7 @@ def batched_nms(
         RunError: CUDA failed.
         UsageError: an array is of another type or shape, or a threshold is out of range.
     """
-    if max_detections < 0:
-        raise UsageError(f"max_detections: expected 0 or more, got {max_detections}")
-    limit = min(max_detections, CAPACITY)
+    limit = min(given_number("max_detections", max_detections, 0, MAX_COUNT), CAPACITY)
     with _Call(index) as call:
         count = _dimensions(boxes, "boxes", 2)[0]
         kinds = np.zeros(count, np.int32) if classes is None else classes
