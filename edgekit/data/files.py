@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import unquote
@@ -11,7 +12,7 @@ from urllib.parse import unquote
 from edgekit.errors import DataError
 from edgekit.storage import is_there
 
-__all__ = ["AnyCase", "Finder", "child", "files_below", "files_in", "folders_in", "is_hidden"]
+__all__ = ["AnyCase", "Finder", "child", "files_below", "files_in", "folded", "folders_in", "is_hidden"]
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
@@ -59,7 +60,10 @@ def child(folder: Path, *names: str) -> Path | None:
 
 
 class AnyCase:
-    """Finds files by names in any case; the entries of a folder are listed once."""
+    """Finds files by names in any case and form; the entries of a folder are listed once.
+
+    macOS writes ü as two characters, u and ¨ (NFD), as do archives that are made there; other programs write one.
+    """
 
     def __init__(self) -> None:
         self._entries: dict[Path, dict[str, Path]] = {}
@@ -70,17 +74,22 @@ class AnyCase:
         for part in parts:
             if found is None:
                 return None
-            found = found.parent if part == ".." else self._listed(found).get(part.lower())
+            found = found.parent if part == ".." else self._listed(found).get(folded(part))
         return found
 
     def _listed(self, folder: Path) -> dict[str, Path]:
         if folder not in self._entries:
             try:
-                listed = {path.name.lower(): path for path in reversed(_entries(folder))}
+                listed = {folded(path.name): path for path in reversed(_entries(folder))}
             except DataError:  # a file, or a folder of other users
                 listed = {}
             self._entries[folder] = listed
         return self._entries[folder]
+
+
+def folded(name: str) -> str:
+    """Returns a name as it is compared with others: in small letters, and in one form; see `AnyCase`."""
+    return unicodedata.normalize("NFC", name).lower()
 
 
 class Finder:
@@ -88,7 +97,7 @@ class Finder:
 
     A path is tried as it is if it is absolute, then relative to each folder. Then its first folders are dropped, one
     after the other, because ``/home/a/set/images/1.jpg`` and ``C:\set\images\1.jpg`` are ``images/1.jpg`` here. If
-    nothing is found, all is tried again in any case, since Windows and macOS take ``1.JPG`` for ``1.jpg``.
+    nothing is found, all is tried again in any case and form, see `AnyCase`.
 
     Attributes:
         moved: number of paths that were found without their first folders.

@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+from PIL import Image
 
+from edgekit.cli.main import main
 from edgekit.cli.run.items import Item, NotedOnce
 from edgekit.cli.run.yolo_text import YoloText
 from edgekit.data.video.pictures import Pictures
@@ -61,3 +64,17 @@ def test_the_corners_of_a_rotated_box(tmp_path: Path) -> None:
     found = RotatedDetections(BOXES, rotated=rotated, **COMMON)
     points = np.reshape(written(found, tmp_path)[1:], (4, 2)) * (100, 200)
     assert sorted(points.round().tolist()) == [[40, 80], [40, 120], [60, 80], [60, 120]]
+
+
+def test_pictures_that_differ_in_their_suffix_alone_have_a_text_file_each(
+    detector: Path, picture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("a.jpg", "a.png", "below/a.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.open(picture).convert("RGB").save(tmp_path / "photos" / name)
+    words = ["run", str(detector), str(tmp_path / "photos"), "--recursive", "--save-txt", str(tmp_path / "out")]
+    assert main([*words, "--score-threshold", "0.2"]) == 0
+    found = {str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.txt")}
+    assert found == {"a.txt", "a-2.txt", "below/a.txt"}
+    said = " ".join(capsys.readouterr().err.split())
+    assert "a.png: its text files are named a-2, as others are named a already" in said

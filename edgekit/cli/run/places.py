@@ -80,20 +80,25 @@ class Places:
                 )
 
 
-def relative_places(given: Sequence[Given]) -> dict[str, Path]:
+def relative_places(given: Sequence[Given], *, by_stem: bool = False) -> dict[str, Path]:
     """Returns a path for each source's results, relative to their folder, by `Given.key`.
 
-    Pictures and videos of a folder keep their subfolders. The second ``a.jpg`` becomes ``a-2.jpg``.
+    Pictures and videos of a folder keep their subfolders. The second ``a.jpg`` becomes ``a-2.jpg``; with ``by_stem``,
+    so does ``a.png`` behind ``a.jpg`` become ``a-2.png``, for files with another suffix.
     """
     places: dict[str, Path] = {}
     used: set[Path] = set()
+
+    def taken(path: Path) -> Path:
+        return path.with_suffix("") if by_stem else path
+
     for each in given:
         name = found = _relative(each)
         number = 1
-        while found in used:
+        while taken(found) in used:
             number += 1
             found = name.with_name(f"{name.stem}-{number}{name.suffix}")
-        used.add(found)
+        used.add(taken(found))
         places[each.key] = found
     return places
 

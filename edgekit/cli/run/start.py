@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,7 +119,8 @@ def _planned(manifest: Manifest, sources: Sequence[str], options: Options) -> tu
     text = None
     if options.save_txt is not None:
         check_text_folder(options.save_txt, force=options.force)
-        text = options.save_txt, relative_places(given)
+        text = options.save_txt, relative_places(given, by_stem=True)
+        _note_renamed(given, text[1])
     wanted = Wanted(
         *_json_outputs(options),
         save=None if options.save is None else Places(options.save, given, force=options.force),
@@ -131,6 +132,14 @@ def _planned(manifest: Manifest, sources: Sequence[str], options: Options) -> tu
         batch=options.batch,
     )
     return given, wanted
+
+
+def _note_renamed(given: Sequence[Given], places: Mapping[str, Path]) -> None:
+    """Notes pictures and videos whose text files have other names than they, since those of others have them."""
+    for each in given:
+        place = places[each.key]
+        if each.kind in ("picture", "video") and place.stem != each.path.stem:
+            note(f"{each.key}: its text files are named {place.stem}, as others are named {each.path.stem} already")
 
 
 def _json_outputs(options: Options) -> tuple[JsonOutput, JsonOutput]:

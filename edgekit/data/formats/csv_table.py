@@ -30,6 +30,7 @@ __all__ = ["CsvTable", "csv_from_path", "is_table"]
 
 _MAX_CLASSES = 10_000
 _NUMBERING = frozenset({"", "id", "index", "unnamed: 0"})
+_MISSING = frozenset({"", "-", "?", "n/a", "na", "nan", "none", "null"})
 _TARGET_NAMES = frozenset({"label", "labels", "class", "target"})
 
 
@@ -50,8 +51,9 @@ class _Layout:
     target: int
 
     def title(self, column: int) -> str:
-        """Name of a column in messages: its header, or its number from 1."""
-        return f"column '{self.header[column][:40]}'" if self.header else f"column {column + 1}"
+        """Name of a column in messages: its header, or its number from 1 without one."""
+        named = self.header and self.header[column]
+        return f"column '{named[:40]}'" if named else f"column {column + 1}"
 
 
 @dataclass
@@ -211,7 +213,8 @@ def _layout(file: Path, choice: Choice) -> _Layout:
         if other is not None:
             raise DataError(f"{file}: expected a table, got {other.name}", hint=other.hint)
         got = separator.join(fields)[:60]
-        raise DataError(f"{file}, line {first.line}: expected at least two columns, got '{got}'")
+        hint = "separate columns with commas, semicolons, tabs or spaces" if got else ""
+        raise DataError(f"{file}, line {first.line}: expected at least two columns, got '{got}'", hint=hint)
     # Without a header, the last column of a classification table is the target and may be a word.
     numbers = [number_from_text(field) is not None for field in fields]
     headless = all(numbers) or (choice.task == "classify" and choice.target is None and all(numbers[:-1]))
@@ -250,7 +253,10 @@ def _require_same_columns(path: Path, layout: _Layout, file: Path, own: Split, c
 def _checked(record: Record, layout: _Layout, where: str) -> list[str]:
     if len(record.fields) != layout.columns:
         got = len(record.fields)
-        raise DataError(f"{where}: expected {layout.columns} columns, as in the first line, got {got}")
+        raise DataError(
+            f"{where}: expected {layout.columns} columns, as in the first line, got {got}",
+            hint="the first line is the header or a row: remove other lines, and put fields with separators in quotes",
+        )
     return record.fields
 
 
@@ -273,7 +279,11 @@ def _number(fields: list[str], column: int, layout: _Layout, where: str) -> floa
 def _number_hint(text: str, layout: _Layout) -> str:
     if is_table_of_images(layout.header):
         return TABLE_OF_IMAGES_HINT
-    return "write it without separators of thousands" if is_grouped(text) else ""
+    if is_grouped(text):
+        return "write it without separators of thousands"
+    if text.lower() in _MISSING:
+        return "fill in missing numbers, or remove their rows or their column"
+    return f"write features as numbers, without units; {argument('column', like='NAME')} chooses the target"
 
 
 def _count(classes: dict[str, int], name: str, where: str) -> None:

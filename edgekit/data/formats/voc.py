@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from edgekit.data.detection_set import AnnotatedImage, BoxList, DetectionSet, Tally
 from edgekit.data.examples import Choice, Split
-from edgekit.data.files import child, files_below, files_in, folders_in
+from edgekit.data.files import child, files_below, files_in, folded, folders_in
 from edgekit.data.formats.coco_file import BACKGROUND_NAMES
 from edgekit.data.formats.label_studio import hint_on_prefix
 from edgekit.data.formats.text_lines import names_in, text_lines
@@ -278,8 +278,8 @@ class _Images:
         for file in files:
             key = _key(file, folder)
             for stem in dict.fromkeys((key, key.rpartition("/")[2])):
-                self._by_stem.setdefault(stem.lower(), []).append(file)
-            self._by_name.setdefault(file.name.lower(), file)
+                self._by_stem.setdefault(folded(stem), []).append(file)
+            self._by_name.setdefault(folded(file.name), file)
 
     def of(self, annotation: VocAnnotation) -> Path:
         """Returns the image.
@@ -288,9 +288,9 @@ class _Images:
             DataError: there is none.
         """
         name, stem = annotation.filename.replace("\\", "/").rpartition("/")[2], annotation.file.stem
-        same = self._by_stem.get(stem.lower(), [])
+        same = self._by_stem.get(folded(stem), [])
         exact = [file for file in same if file.name == name] or [file for file in same if file.stem == stem] or same
-        found = exact[0] if exact else self._by_name.get(name.lower()) if name else None
+        found = exact[0] if exact else self._by_name.get(folded(name)) if name else None
         if found is None:
             raise DataError(
                 f"{annotation.file}: expected its image {stem}.jpg in {self._folder}, got no such file",

@@ -103,7 +103,10 @@ def _numbers_of(fields: list[str], where: str) -> list[float]:
     try:
         return [float(field) for field in fields]
     except ValueError as e:
-        raise DataError(f"{where}: expected numbers after the class, got '{' '.join(fields)[:60]}'") from e
+        raise DataError(
+            f"{where}: expected numbers after the class, got '{' '.join(fields)[:60]}'",
+            hint="write numbers with a point, as in 0.5" if any("," in field for field in fields) else "",
+        ) from e
 
 
 def _corners(numbers: list[float], keypoints: tuple[int, int], where: str) -> tuple[Corners, list[float]]:

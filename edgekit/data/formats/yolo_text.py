@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 from edgekit.data.detection_set import AnnotatedImage, DetectionSet, Tally
 from edgekit.data.examples import Boxes, Choice, Split
-from edgekit.data.files import AnyCase, Finder, child, files_in
+from edgekit.data.files import AnyCase, Finder, child, files_in, folded
 from edgekit.data.formats.label_studio import hint_on_prefix
 from edgekit.data.formats.text_lines import text_lines
 from edgekit.data.formats.yolo_lines import YoloLines
@@ -193,10 +193,10 @@ def _count_orphans(used: set[Path], tally: Tally) -> None:
     """Counts the label files of missing images, in the folders of the label files that were read."""
     for folder in sorted({file.parent for file in used}):
         places = [folder, *_mirrors(folder)]
-        stems = {unquote(image.stem).lower() for place in places for image in files_in(place, *image_suffixes())}
+        stems = {folded(unquote(image.stem)) for place in places for image in files_in(place, *image_suffixes())}
         for file in files_in(folder, ".txt"):
             is_list = file.name.lower() in NAME_FILES or split_from_folder(Path(file.stem)) is not None
-            if file not in used and unquote(file.stem).lower() not in stems and not is_list:
+            if file not in used and folded(unquote(file.stem)) not in stems and not is_list:
                 tally.skip("label files without an image", DataError(f"{file}: expected its image, got no such file"))
 
 

@@ -129,3 +129,27 @@ def test_a_label_file_of_yolo_is_no_table(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="a file in an unknown format"):
         data_set(str(write(tmp_path / "a.txt", content)))
     assert data_set(str(write(tmp_path / "a.dat", content * 20)), split="train").task == "regress"
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("NA,1,x", "column 'a': expected a number", "fill in missing numbers"),
+        (",1,x", "column 'a': expected a number", "fill in missing numbers"),
+        ("2024-01-01,1,x", "column 'a': expected a number", "write features as numbers, without units"),
+        ("5%,1,x", "column 'a': expected a number", "write features as numbers, without units"),
+        ("1,2,3,x", "expected 3 columns, as in the first line, got 4", "put fields with separators in quotes"),
+        ('"1,234",2,x', "column 'a': expected a number", "write it without separators of thousands"),
+    ],
+)
+def test_a_row_that_is_not_read_says_how_to_write_it(tmp_path: Path, line: str, message: str, hint: str) -> None:
+    file = write(tmp_path / "a.csv", "a,b,label\n" + "1.5,2,x\n" * 10 + f"{line}\n")
+    with pytest.raises(DataError) as error:
+        data_set(str(file), split="train", task="classify")
+    assert message in error.value.message and hint in error.value.hint
+
+
+def test_columns_that_nothing_separates_say_what_does(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected at least two columns") as error:
+        data_set(str(write(tmp_path / "a.csv", "a|b|label\n1|2|x\n")), split="train")
+    assert error.value.hint == "separate columns with commas, semicolons, tabs or spaces"

@@ -187,7 +187,7 @@ def test_a_note_names_a_feature_that_may_only_number_the_rows(tmp_path, name):
     file = tmp_path / "table.csv"
     file.write_text(f"{name},size,label\n" + "".join(f"{i},{i}.5,{i % 2}\n" for i in range(10)))
     found = data_set(str(file), split="train")
-    note = f"column '{name}' is read as a feature: remove it if it only numbers the rows"
+    note = f"{f'column {name!r}' if name else 'column 1'} is read as a feature: remove it if it only numbers the rows"
     assert note in found.notes
     file.write_text("height,size,label\n" + "".join(f"{i},{i}.5,{i % 2}\n" for i in range(10)))
     assert not any("numbers the rows" in note for note in data_set(str(file), split="train").notes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -295,3 +296,27 @@ def test_a_single_number_behind_the_last_class_is_a_mistake(tmp_path: Path) -> N
     found = data_set(numbered(tmp_path, lines, "[red, blue]"), split="train")
     assert [found[i].target.classes.tolist() for i in range(3)] == [[0], [1], []]
     assert any(note.startswith("faulty boxes: 1 skipped") for note in found.notes)
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_of_macos_are_those_of_other_systems(tmp_path: Path, forms: tuple[str, str]) -> None:
+    here, there = (unicodedata.normalize(form, "Bäume é") for form in forms)
+    root = tmp_path / "yolo"
+    image(root / "images" / f"{here}.png")
+    text(root / "labels" / f"{there}.txt", "0 0.5 0.5 0.2 0.2\n")
+    text(root / "data.yaml", "train: images\nnames: [tree]\n")
+    found = data_set(str(root), split="train")
+    assert len(found[0].target.classes) == 1 and not [note for note in found.notes if "label file" in note]
+    voc = tmp_path / "voc"
+    image(voc / "JPEGImages" / f"{here}.png")
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox>"
+    text(voc / "Annotations" / f"{there}.xml", f"<annotation><object><name>tree</name>{box}</object></annotation>")
+    assert len(data_set(str(voc), split="train")[0].target.classes) == 1
+    image(tmp_path / "coco" / "images" / f"{here}.png")
+    content = {
+        "images": [{"id": 0, "file_name": f"{there}.png"}],
+        "categories": [{"id": 0, "name": "tree"}],
+        "annotations": [{"id": 0, "image_id": 0, "category_id": 0, "bbox": [1, 1, 5, 5]}],
+    }
+    file = text(tmp_path / "coco" / "a.json", json.dumps(content))
+    assert len(data_set(str(file), split="train")[0].target.classes) == 1
