@@ -240,7 +240,8 @@ class DetectionSet:
         counts = np.zeros(len(labels), np.int64)
         for image in images:
             counts += np.bincount(image.boxes.classes, minlength=len(labels))
-        self.notes = [*notes, *empty_classes([labels[i] for i in np.flatnonzero(counts == 0)], "boxes")]
+        empty = empty_classes([labels[i] for i in np.flatnonzero(counts == 0)], "boxes")
+        self.notes = [*notes, *(empty if labels else ["no boxes in this split, and no names of classes"])]
 
     def __len__(self) -> int:
         return len(self._images)

@@ -24,7 +24,12 @@ _STANDS_FOR = {
 
 
 def hint_on_missing(path: str | Path) -> str:
-    """Returns a hint on a path that does not exist: similar names in its folder, or what a placeholder stands for."""
+    """Returns a hint on a path that does not exist.
+
+    It has similar names in the folder, or says where a link leads, or what a placeholder stands for.
+    """
+    if os.path.islink(path):
+        return f"it is a link to {os.readlink(path)}, which does not exist"
     close = nearest(str(path), _names_beside(Path(path)), listed=False)
     if what := _STANDS_FOR.get(str(path).lower()):
         return f"{path} stands for {what} of yours: write its path instead" + (f"; {close}" if close else "")

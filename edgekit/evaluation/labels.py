@@ -53,7 +53,7 @@ def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name
             f"data set {name}: expected its classes in the model's order, because several are named '{twice[0]}', got "
             "another order"
         )
-    return np.array([own.index(label) for label in theirs])
+    return np.array([own.index(label) for label in theirs], np.int64)
 
 
 def difference(model: Sequence[str], data: Sequence[str]) -> str:

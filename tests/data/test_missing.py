@@ -36,3 +36,8 @@ def test_commands_say_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
     assert "PHOTO.jpg stands for a picture of yours: write its path instead" in capsys.readouterr().err
     assert main(["profile", "engine", "--image", "photo.jpg"]) == 2
     assert "photo.jpg stands for a picture of yours" in capsys.readouterr().err
+
+
+def test_a_link_says_where_it_leads(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").symlink_to("nowhere.jpg")
+    assert hint_on_missing(tmp_path / "photo.jpg") == "it is a link to nowhere.jpg, which does not exist"

@@ -63,3 +63,8 @@ def test_error_names_what_either_side_lacks() -> None:
 def test_error_names_a_few_of_many() -> None:
     with pytest.raises(UsageError, match="'0', '1', '2', '3' and 6 more"):
         model_classes_from_labels(["a"], ["a", *"0123456789"], name="set")
+
+
+def test_a_data_set_without_classes_has_no_classes_of_the_model() -> None:
+    found = model_classes_from_labels(("a", "b"), (), name="empty")
+    assert found.shape == (0,) and found.dtype == np.int64

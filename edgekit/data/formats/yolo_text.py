@@ -64,7 +64,7 @@ def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
         notes.append(f"{source.file} says where the images are; not read: {some_of(source.others)}")
     if missing:
         notes.append(f"images without a label file: {missing:,} taken as images without objects")
-    if source.names is None or source.numbered:
+    if names and (source.names is None or source.numbered):
         notes.append(f"no data.yaml or classes.txt has class names, so classes are named 0 to {len(names) - 1}")
     task = choice.task if needed and choice.task else "detect"
     return DetectionSet(str(path), names, entries, notes, split=split, task=task)

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from edgekit.arguments import either
 from edgekit.data.files import files_below, files_in, folders_in
+from edgekit.data.formats.text_lines import utf8_bytes
 from edgekit.data.images import image_suffixes
 from edgekit.data.missing import hint_on_missing
 from edgekit.data.video.files import VIDEO_SUFFIXES
@@ -134,11 +135,22 @@ def _given(text: str, base: Path | None, recursive: bool, note: Note) -> Iterato
 
 
 def _beside_list(text: str, base: Path | None) -> str:
-    """Returns a path in a list: relative to the list's folder if it is there, else to the working folder."""
-    if base is None or os.path.isabs(text):
+    """Returns a path in a list: relative to the list's folder if it is there, else to the working folder.
+
+    Lists of Windows have backslashes.
+    """
+    if base is None:
         return text
-    beside = str(base / text)
-    return beside if os.path.exists(beside) or glob.glob(beside, recursive=True) else text
+    for written in dict.fromkeys((text, text.replace("\\", "/"))):
+        pattern = os.path.join(glob.escape(str(base)), written)
+        for place in (str(base / written), written):
+            if os.path.exists(place):
+                return place
+        if glob.glob(pattern, recursive=True):
+            return pattern
+        if glob.glob(written, recursive=True):
+            return written
+    return text
 
 
 def _from_path(text: str, recursive: bool, note: Note) -> Iterator[Given]:
@@ -211,11 +223,12 @@ def _list_text(path: Path) -> str:
     try:
         if path.stat().st_size > _MAX_LIST_BYTES:
             raise DataError(f"{path}: expected a list of at most {_MAX_LIST_BYTES:,} bytes, got a larger file")
-        return path.read_text(encoding="utf-8-sig")
+        text = utf8_bytes(path.read_bytes()).decode("utf-8", "surrogateescape")  # names may be any bytes
     except OSError as e:
         raise DataError(f"{path}: expected a list of sources, got: {e.strerror}") from e
-    except UnicodeDecodeError as e:
-        raise DataError(f"{path}: expected a list of sources in UTF-8, got: {e}") from e
+    if "\0" in text:
+        raise DataError(f"{path}: expected a list with one source per line, got a file that is no text")
+    return text
 
 
 def _kind_of(path: Path) -> Kind:

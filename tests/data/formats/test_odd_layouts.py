@@ -320,3 +320,15 @@ def test_accents_of_macos_are_those_of_other_systems(tmp_path: Path, forms: tupl
     }
     file = text(tmp_path / "coco" / "a.json", json.dumps(content))
     assert len(data_set(str(file), split="train")[0].target.classes) == 1
+
+
+def test_a_set_without_any_object_says_so(tmp_path: Path) -> None:
+    voc, yolo = tmp_path / "voc", tmp_path / "yolo"
+    image(voc / "JPEGImages" / "a.png")
+    text(voc / "Annotations" / "a.xml", "<annotation><filename>a.png</filename></annotation>")
+    image(yolo / "images" / "a.png")
+    text(yolo / "labels" / "a.txt", "")
+    for root in (voc, yolo):
+        notes = data_set(str(root), split="train").notes
+        assert "no boxes in this split, and no names of classes" in notes
+        assert not [note for note in notes if "-1" in note]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -70,7 +71,13 @@ def test_a_list_names_a_source_a_line_relative_to_itself(photos: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "one source per line"), (b"# nothing\n", "one source"), (b"\xff\xfe", "UTF-8"), (b"list.txt", "another")],
+    [
+        (b"", "one source per line"),
+        (b"# nothing\n", "one source"),
+        (b"\xff\xfe", "one source"),
+        (b"\0\1", "no text"),
+        (b"list.txt", "another"),
+    ],
 )
 def test_error_on_a_list_that_is_none(content: bytes, message: str, photos: Path) -> None:
     (photos / "list.txt").write_bytes(content)
@@ -141,3 +148,24 @@ def test_error_on_an_empty_standard_input(standard_input: Callable[[bytes], None
     standard_input(b"")
     with pytest.raises(DataError, match="got nothing"):
         given_sources(["-"])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_lists_of_windows_have_backslashes_and_its_encodings(encoding: str, tmp_path: Path) -> None:
+    folder = tmp_path / "set [1]"
+    for name in ("sub/é.jpg", "sub/b.jpg"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "list.txt").write_bytes("sub\\é.jpg\r\n.\\sub\\b*.jpg\r\n".encode(encoding))
+    found = [Path(given.place) for given in given_sources([str(folder / "list.txt")])]
+    assert [path.resolve() for path in found] == [folder / "sub" / "é.jpg", folder / "sub" / "b.jpg"]
+
+
+def test_a_list_may_have_names_of_any_bytes(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.jpg")
+    try:
+        (tmp_path / name).touch()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    (tmp_path / "list.txt").write_bytes(b"caf\xe9.jpg\n")
+    assert [given.path for given in given_sources([str(tmp_path / "list.txt")])] == [tmp_path / name]
