@@ -262,7 +262,7 @@ class DetectionSet:
                 f"{height}",
                 hint=f"width and height in {entry.where} are exchanged" if entry.size == (height, width) else "",
             )
-        return Example(entry.path.name, image, _decoded(entry.boxes, entry.where))
+        return Example(entry.path.name, image, _decoded(entry.boxes, entry.where, entry.size))
 
 
 def empty_classes(names: Sequence[str], what: str) -> list[str]:
@@ -279,10 +279,10 @@ def _scaled(boxes: Boxes, width: int, height: int) -> Boxes:
     return Boxes(corners, boxes.classes, _scaled(boxes.ignored, width, height) if boxes.ignored else None, shapes)
 
 
-def _decoded(boxes: Boxes, where: str) -> Boxes:
+def _decoded(boxes: Boxes, where: str, size: tuple[int, int]) -> Boxes:
     """Returns boxes whose shapes are no JSON any more: those of all images would need several times the memory."""
     if not boxes.shapes and boxes.ignored is None:
         return boxes
-    ignored = None if boxes.ignored is None else _decoded(boxes.ignored, where)
-    shapes = tuple(decoded_shape(shape, where) for shape in boxes.shapes)
+    ignored = None if boxes.ignored is None else _decoded(boxes.ignored, where, size)
+    shapes = tuple(decoded_shape(shape, where, size) for shape in boxes.shapes)
     return Boxes(boxes.corners, boxes.classes, ignored, shapes)

@@ -38,11 +38,16 @@ def needed_shape(task: Task | None) -> Needed:
     return "keypoints" if task == "pose" else "masks" if task in ("segment", "obb") else ""
 
 
-def decoded_shape(shape: ObjectShape, where: str) -> ObjectShape:
+def decoded_shape(shape: ObjectShape, where: str, size: tuple[int, int]) -> ObjectShape:
     """Decodes a mask that is still JSON, and checks it.
 
+    Args:
+        shape: the shape.
+        where: location of the annotation, with which a message begins.
+        size: width and height of the image in px.
+
     Raises:
-        DataError: it is neither a list of polygons nor run lengths; the message begins with ``where``.
+        DataError: it is neither a list of polygons nor run lengths, or the run lengths are not those of the image.
     """
     if not isinstance(shape.mask, bytes):
         return shape
@@ -55,6 +60,8 @@ def decoded_shape(shape: ObjectShape, where: str) -> ObjectShape:
             f"{where}: segmentation: expected polygons [[x1, y1, x2, y2, x3, y3, ...]] or run lengths with counts and "
             f"size, got {str(mask)[:60]}"
         )
+    if isinstance(mask, dict):
+        _require_size(mask, where, size)
     return shape._replace(mask=mask)
 
 
@@ -77,14 +84,52 @@ def _is_polygons(mask: Any) -> bool:
 def _is_run_lengths(mask: Any) -> bool:
     if not isinstance(mask, dict) or not isinstance(mask.get("size"), list) or len(mask["size"]) != 2:
         return False
-    counts, size = mask.get("counts"), mask["size"]
-    if not all(isinstance(side, int) and side > 0 for side in size):
+    counts = mask.get("counts")
+    if not all(isinstance(side, int) and side > 0 for side in mask["size"]):
         return False
     if isinstance(counts, str):
         return bool(counts) and all("0" <= character <= "o" for character in counts)
-    # The C code of pycocotools trusts that the lengths add up to the image.
-    return (
-        isinstance(counts, list)
-        and all(isinstance(n, int) and n >= 0 for n in counts)
-        and sum(counts) == size[0] * size[1]
-    )
+    return isinstance(counts, list) and all(isinstance(n, int) and n >= 0 for n in counts)
+
+
+def _require_size(mask: dict[str, Any], where: str, size: tuple[int, int]) -> None:
+    """Raises a `DataError` unless run lengths are those of an image of this width and height.
+
+    Masks of another size overlap none in pycocotools, whose C code may not end on lengths that add up to another number
+    of pixels.
+    """
+    width, height = size
+    if mask["size"] != [height, width]:
+        raise DataError(
+            f"{where}: segmentation: expected run lengths with the size [{height}, {width}] of the image, height "
+            f"first, got {mask['size']}"
+        )
+    counts = mask["counts"]
+    lengths = _decompressed(counts) if isinstance(counts, str) else counts
+    if min(lengths, default=-1) < 0 or sum(lengths) != width * height:
+        raise DataError(
+            f"{where}: segmentation: expected run lengths that add up to the {width * height:,} px of the image, got "
+            f"{max(sum(lengths), 0):,}"
+        )
+
+
+def _decompressed(counts: str) -> list[int]:
+    """Decodes the text of run lengths as pycocotools does (``rleFrString`` in ``maskApi.c``).
+
+    A number has 5 bits a character, the lowest first, a bit that says whether another one follows, and the sign in its
+    last one; from the fourth on, the length before the last is subtracted from each. A text that ends within a number
+    has the length -1.
+    """
+    lengths: list[int] = []
+    number = shift = 0
+    for character in counts:
+        bits = ord(character) - ord("0")
+        number |= (bits & 0x1F) << shift
+        shift += 5
+        if bits & 0x20:
+            continue
+        if bits & 0x10:
+            number -= 1 << shift
+        lengths.append(number + (lengths[-2] if len(lengths) > 2 else 0))
+        number = shift = 0
+    return [*lengths, -1] if shift else lengths

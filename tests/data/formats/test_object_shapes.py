@@ -7,14 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
+from pycocotools import mask as pycocotools_mask
 
 from edgekit.data.examples import data_set
+from edgekit.data.shapes import ObjectShape, _decompressed, decoded_shape
 from edgekit.errors import DataError
 
 SIZE = (40, 30)
 POLYGON = [1.0, 2.0, 5.0, 2.0, 5.0, 6.0]
 RUNS = {"size": [30, 40], "counts": [5, 10, 1185]}
+COMPRESSED = "5:QU1"
+"""The same, as pycocotools writes it."""
 POINTS = [1.0, 2.0, 2.0, 3.0, 4.0, 0.0]
 
 
@@ -55,12 +62,12 @@ def test_masks_of_coco_are_polygons_and_run_lengths_and_crowds_have_theirs(coco)
     file = coco(
         {"segmentation": [POLYGON], "area": 8},
         {"segmentation": RUNS, "iscrowd": 1},
-        {"segmentation": {"size": [30, 40], "counts": "abc"}, "area": 1.5},
+        {"segmentation": {"size": [30, 40], "counts": COMPRESSED}, "area": 1.5},
     )
     examples = data_set(str(file), task="segment")
     boxes = examples[0].target
     assert examples.task == "segment"
-    assert [shape.mask for shape in boxes.shapes] == [[POLYGON], {"size": [30, 40], "counts": "abc"}]
+    assert [shape.mask for shape in boxes.shapes] == [[POLYGON], {"size": [30, 40], "counts": COMPRESSED}]
     assert [shape.area for shape in boxes.shapes] == [8, 1.5]
     assert [shape.mask for shape in boxes.ignored.shapes] == [RUNS]
 
@@ -100,15 +107,47 @@ def test_annotations_without_a_shape_are_skipped_and_counted(coco, task: str, mi
         [1, 2],
         "polygon",
         {"size": [30, 40]},
-        {"size": [30, 40], "counts": [5, 10]},
         {"size": [30, 40], "counts": "\x01"},
-        {"size": [30], "counts": "abc"},
+        {"size": [30], "counts": COMPRESSED},
+        {"size": [30, 40], "counts": [5.0, 1195.0]},
     ],
 )
 def test_error_on_a_mask_that_is_neither_polygons_nor_run_lengths(coco, mask) -> None:
     examples = data_set(str(coco({"segmentation": mask})), task="segment")
     with pytest.raises(DataError, match=r"images\[0\] of val.json: segmentation: expected polygons"):
         examples[0]
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (
+            {"size": [40, 30], "counts": [5, 10, 1185]},
+            r"\[30, 40\] of the image, height first, got \[40, 30\]",
+        ),
+        ({"size": [40, 30], "counts": COMPRESSED}, "height first"),
+        ({"size": [30, 40], "counts": [5, 10]}, "add up to the 1,200 px of the image, got 15"),
+        ({"size": [30, 40], "counts": "5:"}, "add up to the 1,200 px of the image, got 15"),
+        ({"size": [30, 40], "counts": f"{COMPRESSED}5"}, "add up to the 1,200 px"),
+        ({"size": [30, 40], "counts": "oo50"}, "add up to the 1,200 px"),
+        ({"size": [30, 40], "counts": "ooo"}, "add up to the 1,200 px"),
+    ],
+)
+def test_run_lengths_are_those_of_the_image(coco, mask: dict, message: str) -> None:
+    # pycocotools does not come back from lengths that add up to more.
+    with pytest.raises(DataError, match=message):
+        data_set(str(coco({"segmentation": mask})), task="segment")[0]
+
+
+@given(masks=arrays(np.uint8, (30, 40), elements=st.integers(0, 1)))
+def test_run_lengths_of_pycocotools_are_read(masks: np.ndarray) -> None:
+    encoded = pycocotools_mask.encode(np.asfortranarray(masks))
+    shape = ObjectShape(json.dumps({"size": [30, 40], "counts": encoded["counts"].decode()}).encode())
+    assert decoded_shape(shape, "here", SIZE).mask["counts"] == encoded["counts"].decode()
+    pixels = masks.flatten(order="F")
+    lengths = np.diff(np.flatnonzero(np.diff(pixels)) + 1, prepend=0, append=pixels.size)
+    assert sum(_decompressed(encoded["counts"].decode())) == masks.size
+    assert [n for n in _decompressed(encoded["counts"].decode()) if n] == [n for n in lengths.tolist() if n]
 
 
 def test_outlines_of_yolo_are_in_px_and_a_box_is_its_own_outline(yolo) -> None:
