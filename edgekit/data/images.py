@@ -61,6 +61,10 @@ _TURN_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
+_INVERSE = {6: 8, 8: 6}
+"""Orientations that undo others; any other one undoes itself."""
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+
 # Warning filters are global to the process: two threads that change them at once could leave them changed.
 _warning_filters = threading.Lock()
 
@@ -155,6 +159,8 @@ def image_size(path: Path) -> tuple[int, int]:
         raise DataError(f"{path}: expected an image, got {'a folder' if is_there(path) else 'no such file'}")
     with _opened(path) as image:
         width, height = image.size
+        if image.format == "TIFF":  # whose size newer versions of Pillow turn when they open it
+            width, height = (int(image.tag_v2[tag]) for tag in (_TIFF_WIDTH, _TIFF_HEIGHT))  # type: ignore[attr-defined]
         if 0 in image.size:
             raise DataError(f"{path}: expected at least one pixel, got {width} x {height}")
         # Orientations 5 to 8 swap the axes.
@@ -256,8 +262,11 @@ def _decoded(image: Image.Image, name: str, upright: bool) -> Image.Image:
     try:
         if 0 in image.size:
             raise DataError(f"{name}: expected at least one pixel, got {image.width} x {image.height}")
-        orientation = _orientation(image) if upright else None
+        stored = _orientation(image)
         image.load()
+        orientation = _orientation(image)
+        if not upright:  # Pillow has turned a TIFF file while it was loaded
+            orientation = _INVERSE.get(stored, stored) if stored != orientation else None
         rgb = None if is_deep(image) else _rgb(image)
     except DataError:
         raise

@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -269,3 +270,36 @@ def test_the_size_of_a_file_is_that_of_the_upright_image(tmp_path, orientation):
     assert image_size(tmp_path / "a.jpg") == (width, height)
     with pytest.raises(DataError, match="no such file"):
         image_size(tmp_path / "b.jpg")
+
+
+# TIFF 6.0, tag 274: where the first row and the first column of the stored image are.
+UPRIGHT = {
+    1: lambda stored: stored,
+    2: lambda stored: stored[:, ::-1],
+    3: lambda stored: stored[::-1, ::-1],
+    4: lambda stored: stored[::-1],
+    5: lambda stored: stored.transpose(1, 0, 2),
+    6: lambda stored: np.rot90(stored, -1),
+    7: lambda stored: stored[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda stored: np.rot90(stored),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_images_of_every_format_are_turned_once(suffix: str, orientation: int, tmp_path: Path) -> None:
+    # Pillow turns TIFF files itself.
+    stored = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"turned.{suffix}"
+    Image.fromarray(stored).save(file, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    upright = UPRIGHT[orientation](stored)
+    np.testing.assert_array_equal(read_image(file), upright)
+    np.testing.assert_array_equal(read_image(file, upright=False), stored)
+    assert image_size(file) == (upright.shape[1], upright.shape[0])
+    with Image.open(file) as opened:
+        np.testing.assert_array_equal(read_image(opened), upright)
+    with Image.open(file) as loaded:
+        loaded.load()
+        np.testing.assert_array_equal(read_image(loaded), upright)

@@ -299,22 +299,24 @@ def named_arrays(
     for spec in inputs:
         array = value[spec.name]
         if array.dtype.name != spec.dtype or not sizes_take(sizes_of(spec, shapes), array.shape):
-            sized = array.dtype.name == spec.dtype and array.ndim == len(spec.shape)
-            given = argument("input", {spec.name: array.shape})
             raise CalibrationError(
                 f"{where}: expected {specs_text([spec], shapes)}, got {array.dtype} {array.shape}",
-                hint=f"if the model takes inputs of other sizes, build it for those of your task: {given}"
-                if sized
-                else "",
+                hint=_hint_on(array, spec, shapes),
             )
     return {name: value[name] for name in names}
 
 
-def _hint_on(array: np.ndarray, spec: TensorSpec) -> str:
-    if array.dtype.kind == "V":
+def _hint_on(array: np.ndarray, spec: TensorSpec, shapes: Mapping[str, ShapeRange]) -> str:
+    if array.dtype.kind == "V" and array.dtype.names is None:
         return "numpy's files have no bfloat16: save the arrays in float32"
-    if array.dtype.name != spec.dtype or array.ndim != len(spec.shape):
+    if array.dtype.name != spec.dtype and array.dtype.kind in "fiub":
+        return f"convert it with array.astype('{spec.dtype}')"
+    if array.ndim == len(spec.shape) - 1:
+        return "the first dimension is the batch: add it with array[None]"
+    if array.dtype.name != spec.dtype or array.ndim != len(spec.shape) or 0 in array.shape:
         return ""
+    if sizes_take(sizes_of(spec, shapes)[1:], array.shape[1:]):
+        return f"give each sample by itself, or build with {argument('batch', array.shape[0])}"
     given = argument("input", {spec.name: array.shape})
     return f"if the model takes inputs of other sizes, build it for those of your task: {given}"
 

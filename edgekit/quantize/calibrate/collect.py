@@ -116,7 +116,7 @@ def collect_statistics(
     missing = functools.cache(functools.partial(with_missing_values, graph))
     with (progress or Warnings()).stage("calibrating", total=total, unit="inputs") as advance:
         for input_id, arrays in feeds:
-            observed.run(arrays, functools.partial(_update, collected, input_id, missing))
+            observed.run(arrays, functools.partial(_update, collected, _Input(input_id, arrays.keys()), missing))
             collected.inputs += 1
             advance(1)
     if not collected.inputs:
@@ -201,9 +201,21 @@ def _nothing(_names: Iterable[str], _values: Mapping[str, np.ndarray]) -> None:
     """Observes nothing."""
 
 
+class _Input(NamedTuple):
+    """A calibration input.
+
+    Attributes:
+        id: its name in messages.
+        names: the names of the model's inputs.
+    """
+
+    id: str
+    names: Set[str]
+
+
 def _update(
     collected: Collected,
-    input_id: str,
+    given: _Input,
     missing: Callable[[], Set[str]],
     names: Iterable[str],
     results: Mapping[str, np.ndarray],
@@ -214,13 +226,15 @@ def _update(
             continue
         if name not in missing() or not statistics.update(results[name], missing=True):
             raise CalibrationError(
-                f"tensor '{name}' has a NaN at calibration input '{input_id}', expected finite numbers",
-                hint=_hint_of_nan(input_id),
+                f"tensor '{name}' has a NaN at calibration input '{given.id}', expected finite numbers",
+                hint=_hint_of_nan(name, given),
             )
 
 
-def _hint_of_nan(input_id: str) -> str:
-    if not is_random(input_id):
+def _hint_of_nan(name: str, given: _Input) -> str:
+    if name in given.names:
+        return f"'{given.id}' has it: check how it was written, and leave it out"
+    if not is_random(given.id):
         return "the float model outputs NaN already: check its weights and its preprocessing"
     fix = either("--input NAME=VALUE", "input={'NAME': VALUE}")
     return (

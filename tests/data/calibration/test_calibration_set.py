@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgekit.data.calibration.calibration_set import calibration_set, calibration_set_names
+from edgekit.data.calibration.calibration_set import calibration_set, calibration_set_names, named_arrays
 from edgekit.data.calibration.manifest import manifest_from_file
 from edgekit.errors import CalibrationError, UsageError
 from edgekit.recipe.schema import Preprocess, shipped
@@ -266,3 +266,20 @@ def test_hidden_files_are_no_samples(tmp_path):
     for name in ("._a.npy", "._a.png", ".DS_Store"):
         (tmp_path / name).write_bytes(b"\0\5\x16\7")
     assert len(calibration_set(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("array", "hint"),
+    [
+        (np.zeros((1, 8), np.int64), "convert it with array.astype('float32')"),
+        (np.zeros(8, np.float32), "the first dimension is the batch: add it with array[None]"),
+        (np.zeros((16, 8), np.float32), "give each sample by itself, or build with batch=16"),
+        (np.zeros((1, 9), np.float32), "build it for those of your task: input={'x': (1, 9)}"),
+        (np.zeros((0, 8), np.float32), ""),
+        (np.zeros((1, 8), complex), ""),
+    ],
+)
+def test_an_array_that_does_not_fit_says_what_to_do(array: np.ndarray, hint: str) -> None:
+    with pytest.raises(CalibrationError) as error:
+        named_arrays(array, [TensorSpec("x", "float32", (1, 8))], {}, "a.npy")
+    assert error.value.hint.endswith(hint) and bool(error.value.hint) is bool(hint)

@@ -118,8 +118,16 @@ def test_error_on_nan_names_the_tensor_and_the_input(graph_of):
     graph = graph_of("g (float[1, 3] x) => (float[1, 3] y) { r = Sqrt (x)  y = Neg (r) }")
     good = np.ones((1, 3), np.float32)
     feeds = [("good.jpg", {"x": good}), ("bad.jpg", {"x": -good}), ("never.jpg", {"x": good})]
-    with pytest.raises(CalibrationError, match="tensor 'r' has a NaN at calibration input 'bad.jpg'"):
+    with pytest.raises(CalibrationError, match="tensor 'r' has a NaN at calibration input 'bad.jpg'") as error:
         collected(graph, feeds)
+    assert error.value.hint.startswith("the float model outputs NaN already")
+    feeds = [("bad.npy", {"x": np.full((1, 3), np.nan, np.float32)})]
+    graph = graph_of(
+        "g (float[1, 3] x) => (float[1, 3] y) <float[3, 3] w = {1, 2, 3, 4, 5, 6, 7, 8, 9}> { y = MatMul (x, w) }"
+    )
+    with pytest.raises(CalibrationError, match="tensor 'x' has a NaN at calibration input 'bad.npy'") as error:
+        collected(graph, feeds)
+    assert error.value.hint.startswith("'bad.npy' has it: check how it was written")
 
 
 @pytest.mark.parametrize("method", ["minmax", "percentile", "entropy", "mse"])
