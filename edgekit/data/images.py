@@ -61,7 +61,7 @@ _TURN_UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 
-_INVERSE = {6: 8, 8: 6}
+_INVERSE: dict[int | None, int | None] = {6: 8, 8: 6}
 """Orientations that undo others; any other one undoes itself."""
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 
