@@ -21,7 +21,7 @@ from edgekit.engine.bundle.checks import bundle_in
 from edgekit.engine.bundle.manifest import GRAPH, Manifest, read_engine
 from edgekit.engine.bundle.reading import OpenFolder
 from edgekit.engine.layer_timer import LayerTimer
-from edgekit.errors import RunError, UsageError, nearest
+from edgekit.errors import RunError, UsageError
 from edgekit.option import given_path, given_threads
 from edgekit.runtime.class_names import check_class_names, class_count
 from edgekit.runtime.detections import Detections
@@ -200,6 +200,7 @@ class Session:
             RunError: as in `run`, when the frame is started or its result is yielded.
             UsageError: an option is out of range, or the engine does not take such a batch.
         """
+        task_of(self.manifest).require_parameters(options, "stream")
         if isinstance(frames, (str, Path, Source)):
             return stream_of_source(self, frames, batch=batch, track=track, **options)
         if batch is not None or track is not False:
@@ -328,11 +329,7 @@ class Session:
                 f"'{self.manifest.task}'",
                 hint=task.method,
             )
-        for name in options:
-            if name not in task.parameters:
-                raise UsageError(
-                    f"predict: expected options of task '{task.name}', got {name}=", hint=nearest(name, task.parameters)
-                )
+        task.require_parameters(options, "predict")
         if isinstance(image, (list, tuple)):
             return task.predict_all(self, image, format=format, **options)
         return task.predict(self, image, format=format, **options)

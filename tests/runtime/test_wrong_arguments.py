@@ -109,3 +109,15 @@ def test_the_command_in_a_hint_is_one_of_a_shell(session: Session) -> None:
     with pytest.raises(RunError) as e:
         session.run({spec.name: np.zeros((3, *map(int, spec.shape[1:])), np.float32)})
     assert "in a shell: edgekit build" in e.value.hint
+
+
+@pytest.mark.parametrize("frames", [[IMAGE], "photo.jpg"])
+def test_an_option_that_the_task_does_not_have_is_named_before_the_first_frame(session: Session, frames: Any) -> None:
+    with pytest.raises(UsageError, match=r"stream: expected options of task 'detect', got score=") as e:
+        session.stream(frames, score=0.5)
+    assert "did you mean score_threshold" in e.value.hint
+
+
+def test_a_stream_of_arrays_has_no_options(arrays_engine: Path) -> None:
+    with edgekit.load(arrays_engine) as session, pytest.raises(UsageError, match="got top=\nleave it out"):
+        session.stream([{"x": np.zeros((2, 8), np.float32)}], top=3)

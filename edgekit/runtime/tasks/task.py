@@ -14,6 +14,7 @@ from edgekit.data.frames import Format
 from edgekit.data.images import ImageSource, Placement, read_image
 from edgekit.data.missing import ARRAY_PLACEHOLDER, ARRAYS_PLACEHOLDER, PHOTO_PLACEHOLDER
 from edgekit.engine.bundle.manifest import Manifest
+from edgekit.errors import UsageError, nearest
 from edgekit.runtime.batches import input_of_image, largest_batch, outputs_of_each, stacked
 from edgekit.runtime.stream import Pending
 from edgekit.runtime.tasks.choose import require_task
@@ -91,12 +92,23 @@ class EngineTask:
         engine: phrase for an engine of this task in messages, such as ``a detector``.
         method: hint that names the method of `Session` for this task.
         kind: kind of input that ``edgekit run`` passes to an engine.
+        parameters: all options that `Session.predict` and `Session.stream` take.
     """
 
     name: ClassVar[str]
     engine: ClassVar[str]
     method: ClassVar[str] = "pass arrays to run()"
     kind: ClassVar[InputKind] = "arrays"
+    parameters: ClassVar[tuple[str, ...]] = ()
+
+    def require_parameters(self, options: Mapping[str, Any], method: str) -> None:
+        """Raises a `UsageError` for an option of a `Session`'s method that is none of the task."""
+        for name in options:
+            if name not in self.parameters:
+                raise UsageError(
+                    f"{method}: expected options of task '{self.name}', got {name}=",
+                    hint=nearest(name, self.parameters) or "leave it out",
+                )
 
     def takes(self, manifest: Manifest) -> InputKind:
         """Returns the kind of input that ``edgekit run`` passes to this engine."""
@@ -121,13 +133,11 @@ class ImageTask(EngineTask, ABC, Generic[Result]):
 
     Attributes:
         options: the options of ``edgekit run`` that `predict` takes.
-        parameters: all options that `predict` takes.
         draws: what `drawn` draws, such as ``boxes``; empty if results cannot be drawn.
     """
 
     kind = "images"
     options: ClassVar[tuple[str, ...]] = ()
-    parameters: ClassVar[tuple[str, ...]] = ()
     draws: ClassVar[str] = ""
 
     def takes(self, manifest: Manifest) -> InputKind:
