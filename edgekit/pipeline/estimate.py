@@ -54,7 +54,12 @@ def estimate(
     if board != THIS_MACHINE:
         board_from_name(board)  # an unknown board is reported before time is spent on the model
     is_engine = isinstance(model, (str, Path)) and Path(model).is_dir()
-    wanted = precision if is_engine or precision is not None else "int8"
+    if is_engine and precision is not None:
+        raise UsageError(
+            f"{argument('precision', precision)} goes with models, not with an engine, whose precision is fixed",
+            hint="leave it out, or estimate the model that it was built from",
+        )
+    wanted = precision or (None if is_engine else "int8")
     found = inspect(model, shape=shape, input=input, precision=wanted)
     if found.macs is None:
         raise UsageError(

@@ -157,3 +157,8 @@ def test_a_profile_with_roofline_tells_the_share_that_was_reached(
     assert roofline["reached"] == pytest.approx(roofline["bound_ms"] / found["latency_ms"]["p50"])
     assert sum(point["macs"] for point in roofline["points"]) == edgekit.inspect(classifier).macs
     assert "of the peaks reached" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_precision_of_an_engine_is_fixed(detector: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", str(detector), "--board", "nano", "--fp16"]) == 2
+    assert "error: --fp16 goes with models, not with an engine" in capsys.readouterr().err

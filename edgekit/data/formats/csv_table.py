@@ -271,18 +271,20 @@ def _number(fields: list[str], column: int, layout: _Layout, where: str) -> floa
     if number is None:
         raise DataError(
             f"{where}, {layout.title(column)}: expected a number that is finite in float32, got '{text[:40]}'",
-            hint=_number_hint(text, layout),
+            hint=_number_hint(text, layout, column),
         )
     return number
 
 
-def _number_hint(text: str, layout: _Layout) -> str:
+def _number_hint(text: str, layout: _Layout, column: int) -> str:
     if is_table_of_images(layout.header):
         return TABLE_OF_IMAGES_HINT
     if is_grouped(text):
         return "write it without separators of thousands"
     if text.lower() in _MISSING:
         return "fill in missing numbers, or remove their rows or their column"
+    if column == layout.target:
+        return f"the target of a regression is a number; {argument('column', like='NAME')} chooses another column"
     return f"write features as numbers, without units; {argument('column', like='NAME')} chooses the target"
 
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import IO, NamedTuple
 
 from PIL import Image
 
+from edgekit.data.formats.text_lines import utf8_bytes
 from edgekit.data.images import NOT_DECODED
 from edgekit.errors import DataError
 
 __all__ = ["Encoded", "Joined", "content_of_stdin", "is_encoded_picture"]
 
+# Ends of lines, tabs, and bytes that are not UTF-8.
+_NOT_PRINTED = re.compile("[\n\r\t\udc80-\udcff]")
 _START_BYTES = 4096
 _MAX_PICTURE_BYTES = 1 << 30
 
@@ -72,8 +76,5 @@ def is_encoded_picture(start: bytes) -> bool:
 
 def _as_text(content: bytes) -> str:
     """Returns the content as a text; empty if it is not one, as that of a video."""
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return ""
-    return text if text.replace("\n", "").replace("\r", "").replace("\t", "").isprintable() else ""
+    text = utf8_bytes(content).decode("utf-8", "surrogateescape")  # names of files may be any bytes
+    return text if _NOT_PRINTED.sub("", text).isprintable() else ""

@@ -153,3 +153,10 @@ def test_columns_that_nothing_separates_say_what_does(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected at least two columns") as error:
         data_set(str(write(tmp_path / "a.csv", "a|b|label\n1|2|x\n")), split="train")
     assert error.value.hint == "separate columns with commas, semicolons, tabs or spaces"
+
+
+def test_a_target_that_is_no_number_is_named_as_one(tmp_path: Path) -> None:
+    file = write(tmp_path / "a.csv", "a,b,y\n" + "1.5,2,x\n" * 10)
+    with pytest.raises(DataError, match="column 'y': expected a number") as error:
+        data_set(str(file), split="train", task="regress")
+    assert error.value.hint == "the target of a regression is a number; column=NAME chooses another column"

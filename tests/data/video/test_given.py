@@ -169,3 +169,23 @@ def test_a_list_may_have_names_of_any_bytes(tmp_path: Path) -> None:
         pytest.skip("this file system takes only UTF-8")
     (tmp_path / "list.txt").write_bytes(b"caf\xe9.jpg\n")
     assert [given.path for given in given_sources([str(tmp_path / "list.txt")])] == [tmp_path / name]
+
+
+@pytest.mark.parametrize("content", ["photos\\a.png\r\n".encode("utf-16"), b"photos\\a.png\r\n"])
+def test_a_list_on_standard_input_may_be_of_windows(
+    content: bytes, photos: Path, standard_input: Callable[[bytes], None]
+) -> None:
+    standard_input(content)
+    assert [each.path for each in given_sources(["-"])] == [Path("photos/a.png")]
+
+
+def test_a_list_on_standard_input_may_have_names_of_any_bytes(
+    photos: Path, standard_input: Callable[[bytes], None]
+) -> None:
+    name = os.fsdecode(b"caf\xe9.png")
+    try:
+        (photos / "a.png").rename(photos / name)
+    except OSError:
+        pytest.skip("this file system takes only UTF-8")
+    standard_input(b"photos/caf\xe9.png\n")
+    assert [each.path for each in given_sources(["-"])] == [Path("photos") / name]
