@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgekit.arguments import argument
 from edgekit.errors import UsageError, nearest
 from edgekit.limits import MAX_COUNT, MAX_SEED, MAX_THREADS
-from edgekit.option import option, option_words
+from edgekit.option import option, option_words, plain_number
 from edgekit.option.objects import CalibrationData, ExampleInputs, InPython, convert_calib, convert_inputs
 from edgekit.option.sizes import (
     convert_batch,
@@ -103,7 +103,7 @@ def _convert_head_options(given: Any) -> Mapping[str, Any]:
         raise UsageError(
             f"{argument('head_option')}: expected fields by name, such as {{'extras': 32}}, got {shown(given)}"
         )
-    return given
+    return {name: plain_number(value) for name, value in given.items()}
 
 
 def _write_preprocess(fields: Mapping[str, Any]) -> list[str]:

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 import edgekit
+from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.runtime.session import Session
 
 FUNCTIONS = ("build", "compare", "debug", "estimate", "evaluate", "inspect", "load", "profile", "train")
@@ -105,3 +107,37 @@ def test_numbers_of_numpy_are_numbers(arrays_engine: Path) -> None:
 def test_parameters_of_session_are_those_that_are_tested() -> None:
     found = {name for method in METHODS for name in numeric(getattr(Session, method))}
     assert found == {"score_threshold", "iou_threshold", "max_detections", "top", "batch"}
+
+
+def test_numbers_of_numpy_in_mappings_are_numbers(tmp_path: Path) -> None:
+    text = '<ir_version: 9, opset_import: ["" : 17]> g (uint8[1,3,8,8] x, int64 n) => (float[1,3,8,8] y) {'
+    text += " f = Cast <to = 1> (x) g = Cast <to = 1> (n) y = Mul (f, g) }"
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    made = edgekit.build(
+        tmp_path / "m.onnx",
+        precision="fp32",
+        target="null",
+        profile=False,
+        output=tmp_path / "e",
+        input={"n": np.int64(3)},
+        preprocess={"pad": np.int64(7), "divisor": np.float32(1), "mean": np.zeros(3), "std": (np.float64(1), 1, 1)},
+    )
+    how = read_manifest(made).preprocess
+    assert how is not None and (how.pad, how.mean) == (7, (0.0, 0.0, 0.0))
+    assert [spec.name for spec in read_manifest(made).inputs] == ["x"]
+
+
+@pytest.mark.parametrize("value", [10**300, 10**5000, float("nan"), float("inf")], ids=shown)
+@pytest.mark.parametrize("name", ["n", "x"])
+def test_a_value_that_an_input_does_not_hold_is_refused(name: str, value: Any, tmp_path: Path) -> None:
+    text = '<ir_version: 9, opset_import: ["" : 17]> g (float[1] x, int64 n) => (float[1] y) {'
+    text += " g = Cast <to = 1> (n) y = Mul (x, g) }"
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    with pytest.raises(edgekit.EdgeKitError, match=f"input '{name}': expected a value of"):
+        edgekit.build(tmp_path / "m.onnx", precision="fp32", target="null", profile=False, input={name: value})
+
+
+@pytest.mark.parametrize("pad", [10**30, -1, 256, 1.5, float("nan")], ids=shown)
+def test_fields_of_the_preprocessing_are_in_their_range(pad: Any) -> None:
+    with pytest.raises(edgekit.UsageError, match="preprocess: pad: expected an? "):
+        edgekit.build("lenet", target="null", profile=False, preprocess={"pad": pad})

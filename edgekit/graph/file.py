@@ -13,6 +13,7 @@ from edgekit.graph.operators import uses_quantized_values
 from edgekit.graph.passes.infer_shapes import InferShapes
 from edgekit.graph.writing import write_graph
 from edgekit.specs import TensorSpec
+from edgekit.text import shown
 
 __all__ = ["fix_inputs", "input_specs", "is_quantized", "output_specs", "save_graph", "set_input_shapes"]
 
@@ -118,10 +119,15 @@ def fix_inputs(graph: ir.Model, values: Mapping[str, int | float | np.ndarray]) 
         value = inputs.get(name)
         if value is None or value.dtype is None or value.shape is None:
             known = ", ".join(map(str, input_specs(graph)))
-            raise GraphError(f"no input '{name}' to set to {number}", hint=f"inputs: {known}")
-        array = np.full([size if isinstance(size, int) else 1 for size in value.shape], number, value.dtype.numpy())
-        if not np.all(array == number):
-            raise GraphError(f"input '{name}': expected a value of {array.dtype}, got {number}")
+            raise GraphError(f"no input '{name}' to set to {shown(number)}", hint=f"inputs: {known}")
+        shape, dtype = [size if isinstance(size, int) else 1 for size in value.shape], value.dtype.numpy()
+        try:
+            with np.errstate(over="ignore", invalid="ignore"):
+                array = np.full(shape, number, dtype)
+        except OverflowError:  # an integer of more bits than the type has
+            array = None
+        if array is None or not np.all(array == number) or (array.dtype.kind == "f" and not np.isfinite(array).all()):
+            raise GraphError(f"input '{name}': expected a value of {dtype}, got {shown(number)}")
         graph.graph.inputs.remove(value)
         value.const_value, value.shape = ir.tensor(array, name=name), ir.Shape(array.shape)
         graph.graph.register_initializer(value)

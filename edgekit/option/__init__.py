@@ -227,8 +227,10 @@ def given_real(
 
 
 def plain_number(value: Any) -> Any:
-    """Returns a number of numpy or PyTorch, an array without axes, as a number of Python; other values unchanged."""
-    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
+    """Returns numbers of numpy or PyTorch, and arrays of them, as numbers and lists of Python; others unchanged."""
+    if hasattr(value, "shape") and hasattr(value, "tolist"):
+        return value.tolist()
+    return [plain_number(each) for each in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_real(value: object) -> TypeGuard[int | float]:

@@ -94,6 +94,8 @@ def convert_calib(given: Any) -> str | CalibrationData:
 
 def convert_inputs(given: Any) -> dict[str, Shape | int | float] | ExampleInputs:
     """Converts the argument ``input``; raises `UsageError` if it is of another kind, or a shape is not valid."""
+    if isinstance(given, Mapping):  # numbers of numpy are values, and its arrays are examples
+        given = {name: value.item() if _is_number(value) else value for name, value in given.items()}
     if _has_array(given):
         return ExampleInputs(_example_of(given))
     if not isinstance(given or {}, Mapping):
@@ -106,6 +108,11 @@ def convert_inputs(given: Any) -> dict[str, Shape | int | float] | ExampleInputs
         name: value if isinstance(value, (int, float)) else _specs().shape_from_sizes(value, _input_called(name))
         for name, value in (given or {}).items()
     }
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value is a number of numpy: it has no axes, and cannot be written to."""
+    return getattr(value, "shape", None) == () and hasattr(value, "item") and not hasattr(value, "__setitem__")
 
 
 def _has_array(given: Any) -> bool:

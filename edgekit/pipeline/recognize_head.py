@@ -57,7 +57,8 @@ def with_recognized_head(
     if model.preprocess is None:
         if config.head is not None:
             raise UsageError(
-                f"{argument('head', config.head)}: expected a model with one image input, got {model.name}"
+                f"{argument('head', config.head)}: expected a model with one image input, got the inputs "
+                f"{'; '.join(map(str, model.inputs))}"
             )
         return model
     facts = _facts(model, evaluator, inputs)

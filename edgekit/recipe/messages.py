@@ -59,7 +59,7 @@ def recipe_error(file: Path, error: msgspec.ValidationError, raw: dict[str, Any]
         return RecipeError(f"recipe {file}: {dotted((*keys, name))}: unknown field", hint=nearest(name, known))
     if match := re.fullmatch(r"Object missing required field `(.*)`", text):
         return RecipeError(f"recipe {file}: {dotted((*keys, match[1]))}: expected a value, got none")
-    if re.match(r"Expected `|Invalid (enum )?value|Number out of range", text):
+    if re.match(r"Expected `|Invalid (enum )?value|(Number|Integer value) out of range", text):
         expected = _expected(text, _type_at(struct, keys, raw))
         return RecipeError(f"recipe {file}: {dotted(keys)}: expected {expected}, got {shown(_value_at(raw, keys))}")
     return RecipeError(f"recipe {file}: {dotted(keys)}{'.' if keys else ''}{text}")
@@ -162,7 +162,7 @@ def _expected(text: str, kind: Any) -> str:
         return str((kind.extra_json_schema or {}).get("description", text))
     if isinstance(kind, msgspec.inspect.LiteralType):
         return f"one of {', '.join(str(value) for value in kind.values)}"
-    if text == "Number out of range":
+    if text in ("Number out of range", "Integer value out of range"):
         return "a number that fits 64 bits"
     text = re.sub(r", got .*$", "", text.removeprefix("Expected "))
     text = re.sub(r"`([^`]*)`", lambda match: _TOML_NAMES.get(match[1], match[1]), text)

@@ -10,8 +10,10 @@ import msgspec
 
 from edgekit.arguments import argument, either
 from edgekit.errors import UsageError
+from edgekit.option import plain_number
 from edgekit.recipe.messages import recipe_error
 from edgekit.recipe.schema import Preprocess
+from edgekit.text import shown
 
 __all__ = ["given_fields", "merged"]
 
@@ -33,14 +35,18 @@ def given_fields(
         UsageError: a field is unknown, or a value is invalid.
     """
     if not isinstance(preprocess, (Preprocess, Mapping)):
-        raise UsageError(f"{option}: expected a Preprocess or a mapping of its fields, got {preprocess!r}")
-    fields = msgspec.to_builtins(preprocess) if isinstance(preprocess, Preprocess) else dict(preprocess)
+        raise UsageError(f"{option}: expected a Preprocess or a mapping of its fields, got {shown(preprocess)}")
+    fields = msgspec.to_builtins(preprocess) if isinstance(preprocess, Preprocess) else _plain(preprocess)
     # The mean and std need one value per channel, so the missing fields must default to the same number of channels.
     lists = [fields[name] for name in ("mean", "std") if isinstance(fields.get(name), (list, tuple))]
     gray = fields.get("color", "gray" if any(len(values) == 1 for values in lists) else "rgb") == "gray"
     defaults = {"color": "gray", "mean": [0.0], "std": [1.0]} if gray else {}
     valid = msgspec.to_builtins(_converted({**defaults, **fields}, option, strict=not text))
     return {name: valid[name] for name in fields}
+
+
+def _plain(fields: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: plain_number(value) for name, value in fields.items()}
 
 
 def merged(preprocess: Preprocess, fields: Mapping[str, Any]) -> Preprocess:
