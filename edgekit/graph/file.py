@@ -120,14 +120,9 @@ def fix_inputs(graph: ir.Model, values: Mapping[str, int | float | np.ndarray]) 
         if value is None or value.dtype is None or value.shape is None:
             known = ", ".join(map(str, input_specs(graph)))
             raise GraphError(f"no input '{name}' to set to {shown(number)}", hint=f"inputs: {known}")
-        shape, dtype = [size if isinstance(size, int) else 1 for size in value.shape], value.dtype.numpy()
-        try:
-            with np.errstate(over="ignore", invalid="ignore"):
-                array = np.full(shape, number, dtype)
-        except OverflowError:  # an integer of more bits than the type has
-            array = None
-        if array is None or not np.all(array == number) or (array.dtype.kind == "f" and not np.isfinite(array).all()):
-            raise GraphError(f"input '{name}': expected a value of {dtype}, got {shown(number)}")
+        array = _filled([size if isinstance(size, int) else 1 for size in value.shape], number, value.dtype.numpy())
+        if array is None:
+            raise GraphError(f"input '{name}': expected a value of {value.dtype.numpy()}, got {shown(number)}")
         graph.graph.inputs.remove(value)
         value.const_value, value.shape = ir.tensor(array, name=name), ir.Shape(array.shape)
         graph.graph.register_initializer(value)
@@ -160,3 +155,14 @@ def is_quantized(graph: ir.Model) -> bool:
         *(node for function in graph.functions.values() for node in function.all_nodes()),
     ]
     return any(map(uses_quantized_values, nodes))
+
+
+def _filled(shape: list[int], number: int | float | np.ndarray, dtype: np.dtype) -> np.ndarray | None:
+    """Returns an array of a number; None if its type does not hold the number, or if it is not finite."""
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = np.full(shape, number, dtype)
+            holds = np.all(array == number) and (dtype.kind != "f" or np.isfinite(array).all())
+    except OverflowError:  # an integer of more bits than any type of numpy has
+        return None
+    return array if holds else None
