@@ -22,7 +22,7 @@ def corners_of(annotation: Annotation, where: str) -> Corners:
     """
     bbox = annotation.bbox or []
     if len(bbox) != 4:
-        raise DataError(f"{where}.bbox: expected `array` of length 4, got {len(bbox)}")
+        raise DataError(f"{where}.bbox: expected four numbers, got {len(bbox)}")
     try:
         x, y, third, fourth = np.asarray(bbox, np.float64).tolist()
     except (TypeError, ValueError) as e:

@@ -33,6 +33,16 @@ _MAX_BYTES = 4 << 30
 _NOT_A_NUMBER = re.compile(rb"([:\[,]\s*)(?:NaN|-?Infinity)(?=\s*[,\]}])")
 _MAX_SIDE = 2**31 - 1
 
+_TYPES = {
+    "array": "a list",
+    "bool": "true or false",
+    "float": "a number",
+    "int": "a number",
+    "null": "nothing",
+    "object": "an object",
+    "str": "a text",
+}
+"""JSON's types in words."""
 _MISSING = "\0"  # no file has this name
 
 BACKGROUND_NAMES = frozenset({"__background__", "__ignore__", "_background_", "background"})
@@ -220,4 +230,12 @@ def _side(value: int | float | str | None) -> int | None:
 
 
 def _plain(text: str) -> str:
-    return text[:1].lower() + text[1:].replace("Object ", "object ")
+    """Returns a message of msgspec in small letters, and with JSON's types in words."""
+    text = text[:1].lower() + text[1:].replace("Object ", "object ")
+    return re.sub(r"(?<=expected )`([a-z |]+)`|(?<=got )`([a-z |]+)`", _in_words, text)
+
+
+def _in_words(found: re.Match[str]) -> str:
+    names = (found[1] or found[2]).split(" | ")
+    words = dict.fromkeys(_TYPES.get(name, name) for name in names if len(names) == 1 or name != "null")
+    return " or ".join(words)

@@ -132,7 +132,7 @@ def idx_from_path(path: Path, choice: Choice) -> IdxSet:
     """
     folder = path if path.is_dir() else path.parent
     files = [file for file in files_in(folder) if is_idx_name(file.name)]
-    image_files = [file for file in files if "images" in file.name]
+    image_files = [file for file in files if "images" in file.name.lower()]
     image_path, split, notes = file_of_split(path, image_files, choice.split, f"{folder}: files of images")
     if split is None:
         notes = [f"{image_path.name} declares no split and is used for all"]
@@ -155,14 +155,14 @@ def idx_from_path(path: Path, choice: Choice) -> IdxSet:
 
 def is_idx_name(name: str) -> bool:
     """Whether a file is named like an IDX file, and not hidden."""
-    return not is_hidden(name) and re.search(r"[.-]idx\d-ubyte(\.gz)?$", name) is not None
+    return not is_hidden(name) and re.search(r"[.-]idx\d-ubyte(\.gz)?$", name.lower()) is not None
 
 
 def _labels_path(images: Path, files: list[Path]) -> Path:
-    wanted = re.sub(r"idx\d", "idx1", images.name.replace("images", "labels")).removesuffix(".gz")
+    wanted = re.sub(r"idx\d", "idx1", images.name.lower().replace("images", "labels")).removesuffix(".gz")
     plain = re.sub(r"[.-]idx", ".idx", wanted)
     for file in files:
-        if re.sub(r"[.-]idx", ".idx", file.name.removesuffix(".gz")) == plain and file != images:
+        if re.sub(r"[.-]idx", ".idx", file.name.lower().removesuffix(".gz")) == plain and file != images:
             return file
     raise DataError(f"{images}: expected the labels in {wanted} next to it, got no such file")
 
@@ -178,7 +178,7 @@ def _other_classes(files: list[Path], split: Split | None, classes: np.ndarray) 
     """Counts the classes over both splits, because a test split may lack the last ones."""
     count = int(classes.max()) + 1
     for file in files:
-        if "labels" in file.name and split_from_name(file.name) not in (split, None):
+        if "labels" in file.name.lower() and split_from_name(file.name) not in (split, None):
             other = _classes(file)
             count = max(count, int(other.max(initial=0)) + 1)
     return count

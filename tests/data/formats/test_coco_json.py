@@ -148,7 +148,7 @@ def test_a_box_without_area_is_left_out_and_counted(tmp_path):
         ({"annotations": [box([50, 2, 10, 10])]}, r"annotations\[0\].bbox: expected a box in the image of 40 x 30"),
         ({"annotations": [box([5, 2, -3, 10])]}, r"annotations\[0\].bbox: expected x1 <= x2"),
         ({"annotations": [box([1e308, 2, 1e308, 10])]}, r"annotations\[0\].bbox: expected finite numbers"),
-        ({"annotations": [box([1, 2, 3])]}, r"annotations\[0\].bbox: expected `array` of length 4"),
+        ({"annotations": [box([1, 2, 3])]}, r"annotations\[0\].bbox: expected four numbers, got 3"),
         ({"annotations": [box([])]}, r"annotations\[0\].bbox: expected \[x, y, width, height\], got none"),
         ({"annotations": [box([1, 2, 3, "x"])]}, r"annotations\[0\].bbox: expected four numbers, got"),
         ({"annotations": [{"image_id": 0}]}, r"annotations\[0\]: object missing required field `category_id`"),
@@ -160,7 +160,7 @@ def test_a_box_without_area_is_left_out_and_counted(tmp_path):
         ({"annotations": [box([0.1, 0.2, 0.5, 0.6])]}, r"annotations\[0\].bbox: expected corners in px, got fractions"),
         ({"images": [{"id": 0, "width": 4, "height": 4}]}, r"images\[0\]: object missing required field `file_name`"),
         ({"categories": []}, "categories: expected at least one, got none"),
-        ({"images": {}}, r"images: expected `array`, got `object`"),
+        ({"images": {}}, r"images: expected a list, got an object"),
     ],
 )
 def test_an_invalid_field_is_an_error_that_names_it(tmp_path, changes, message):
@@ -175,7 +175,7 @@ def test_an_invalid_field_is_an_error_that_names_it(tmp_path, changes, message):
         ("", "expected JSON"),
         ('{"images": [],\n "annotations": [}', r"val.json, line 2: expected JSON"),
         ("<!DOCTYPE html>\n<html>", "expected JSON, got a web page"),
-        ("[]", "top level: expected `object`, got `array`"),
+        ("[]", "top level: expected an object, got a list"),
         ("{}", "top level: object missing required field `images`"),
         ("[" * 100_000, "val.json"),
         ('{"images": ' + "[" * 100_000, "val.json"),

@@ -209,3 +209,14 @@ def test_any_bytes_are_a_set_or_a_data_error(tmp_path_factory, raw, packed):
             assert found[i].target in range(len(found.labels))
     except DataError as e:
         assert e.message
+
+
+def test_the_names_of_files_may_be_in_any_case(tmp_path):
+    for name, array in (
+        ("Train-Images-IDX3-ubyte", np.zeros((4, 2, 2))),
+        ("TRAIN-LABELS.idx1-ubyte", np.arange(4) % 2),
+    ):
+        sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
+        (tmp_path / name).write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes())
+    found = data_set(str(tmp_path), split="train")
+    assert [found[i].target for i in range(4)] == [0, 1, 0, 1]
