@@ -23,6 +23,9 @@ CATEGORIES = [
         ("val.json", json.dumps({"images": [], "annotations": [], "categories": CATEGORIES})),
         ("names.json", json.dumps(["cat", "dog"])),
         ("id2label.json", json.dumps({"1": "dog", "0": "cat"})),
+        ("config.json", json.dumps({"hidden_size": 8, "id2label": {"1": "dog", "0": "cat"}, "label2id": {"cat": 0}})),
+        ("labelmap.txt", "0  cat\n1  dog\n"),
+        ("colons.txt", "0: cat\n1: dog\n"),
     ],
 )
 def test_names_are_read_in_the_order_of_the_classes(tmp_path: Path, name: str, content: str) -> None:
@@ -67,3 +70,18 @@ def test_a_missing_file_and_another_encoding_are_errors(tmp_path: Path) -> None:
 def test_labels_in_utf_16_are_read(tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text('["cat", "\u8d64"]' if name.endswith("json") else "cat\n\u8d64\n", encoding="utf-16")
     assert labels_from_file(tmp_path / name) == ("cat", "\u8d64")
+
+
+@pytest.mark.parametrize(
+    "names", [("1 cent", "2 cents"), ("0 dots", "1 dots"), ("0 cat", "dog"), ("0 cat",), ("1", "2"), ("7up", "8ball")]
+)
+def test_numbers_that_do_not_count_the_lines_belong_to_the_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    (tmp_path / "a.txt").write_text("\n".join(names))
+    assert labels_from_file(tmp_path / "a.txt") == names
+
+
+def test_json_without_names_says_how_to_write_them(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"cat": 0, "dog": 1}')
+    with pytest.raises(DataError, match="expected COCO's JSON, or names by number") as error:
+        labels_from_file(tmp_path / "a.json")
+    assert 'such as ["cat", "dog"]' in error.value.hint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,23 @@ from typing import IO
 
 from edgekit.errors import DataError
 
-__all__ = ["Line", "file_bytes", "looks_like_html", "names_in", "raw_lines", "text_line_at", "text_lines", "utf8_bytes"]
+__all__ = [
+    "Line",
+    "file_bytes",
+    "looks_like_html",
+    "names_in",
+    "raw_lines",
+    "text_line_at",
+    "text_lines",
+    "utf8_bytes",
+    "without_numbers",
+]
 
 _MAX_LINE_BYTES = 1 << 20
 _PART_BYTES = 1 << 22
 # A row of a table is read alone, at random.
 _FIRST_BYTES = 1 << 12
+_NUMBERED = re.compile(r"(\d{1,5})(?:\s*[:,]\s*|\s+)(\S.*)")
 _UTF_16 = {codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 
 
@@ -74,7 +86,7 @@ def text_line_at(path: Path, line: int, offset: int) -> str:
 
 
 def names_in(path: Path) -> tuple[str, ...]:
-    """Reads class names from a file, one per line.
+    """Reads class names from a file, one per line, without the numbers that `without_numbers` removes.
 
     Raises:
         DataError: the file cannot be read, has no names, or has a duplicate.
@@ -89,7 +101,17 @@ def names_in(path: Path) -> tuple[str, ...]:
         first[name] = line.number
     if not first:
         raise DataError(f"{path}: expected class names, one per line, got none")
-    return tuple(first)
+    return without_numbers(tuple(first))
+
+
+def without_numbers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns names without their numbers, if each begins with its own, from 0 on: ``0 cat``, ``1: dog``.
+
+    TensorFlow Lite's label files have them. Names that are equal without numbers keep them.
+    """
+    numbered = [_NUMBERED.fullmatch(name) for name in names]
+    plain = tuple(found[2] for i, found in enumerate(numbered) if found and int(found[1]) == i)
+    return plain if 1 < len(names) == len(set(plain)) else names
 
 
 def file_bytes(path: Path, max_bytes: int) -> bytes:
