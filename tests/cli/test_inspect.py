@@ -186,7 +186,7 @@ def test_json_and_a_drawing_can_be_combined(
         (["--graph", "graph.png"], "ends in .svg or .html, got 'graph.png'"),
         (["--depth", "2"], "--depth goes with --graph"),
         (["--times", "r.json"], "expected a file, got no such path: r.json"),
-        (["--graph", "graph.svg", "--depth", "0"], "x>=1"),
+        (["--graph", "graph.svg", "--depth", "0"], "1<=x<="),
         (["--precision", "int4"], "int4"),
     ],
 )
