@@ -142,8 +142,10 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
     notes = [*notes, *_notes_on_numbering(layout)]
     task = _task(file, layout, choice)
     rows, texts = _Rows(array("Q"), array("Q")), dict[str, int]()
+    marks = set[str]()
     for record, fields, where in _lines(file, layout):
         _features(fields, layout, where)
+        marks |= _decimal_marks(fields, layout)
         if task == "classify":
             _count(texts, fields[layout.target], where)
         else:
@@ -154,9 +156,20 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
     if not rows.lines:
         hint = "" if split is not None else DRAWN
         raise DataError(f"{file}: expected at least one row for the {choice.split} split, got none", hint=hint)
+    if len(marks) > 1:
+        notes.append(
+            "numbers have decimal commas and decimal points: a point is no separator of thousands, 1.234 is below 2"
+        )
     if task == "classify" and split is not None:
         _count_other_files(texts, path, split, choice)
     return CsvTable(file, layout, rows, _labels(texts), task, split=split or choice.split, notes=notes)
+
+
+def _decimal_marks(fields: list[str], layout: _Layout) -> set[str]:
+    """Returns the decimal marks of a row's features; none where commas separate columns."""
+    if layout.separator == ",":
+        return set()
+    return {mark for i, field in enumerate(fields) if i != layout.target for mark in ".," if mark in field}
 
 
 def _notes_on_numbering(layout: _Layout) -> list[str]:

@@ -160,3 +160,10 @@ def test_a_target_that_is_no_number_is_named_as_one(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="column 'y': expected a number") as error:
         data_set(str(file), split="train", task="regress")
     assert error.value.hint == "the target of a regression is a number; column=NAME chooses another column"
+
+
+@pytest.mark.parametrize(("number", "noted"), [("1.234", True), ("1,5", False)])
+def test_decimal_points_beside_decimal_commas_are_noted(tmp_path: Path, number: str, noted: bool) -> None:
+    file = write(tmp_path / "a.csv", "a;b;y\n" + "0,5;2;1\n" * 10 + f"{number};2;1\n")
+    notes = data_set(str(file), split="train").notes
+    assert any("a point is no separator of thousands" in note for note in notes) is noted
