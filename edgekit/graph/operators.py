@@ -77,5 +77,5 @@ def uses_quantized_values(node: ir.Node) -> bool:
     return (
         node.op_type in _QUANTIZED
         or node.op_type.startswith(("QLinear", "QGemm", "QAttention", "DynamicQuantize"))
-        or node.op_type.endswith(("Integer", "IntegerToFloat", "NBits"))
+        or node.op_type.endswith(("Integer", "IntegerToFloat", "NBits", "Bnb4", "BlockQuantized"))
     )

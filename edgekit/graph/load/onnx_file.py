@@ -154,15 +154,14 @@ def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
     # One by one: a sequence of passes would hide the error that one raises.
-    passes = (PositiveAxes(), TimeFirst(), DequantizeWeights(), DecomposeContrib())
-    changes = [each(graph).modified for each in passes]
-    if any(changes):
+    if any([each(graph).modified for each in (PositiveAxes(), TimeFirst(), DequantizeWeights())]):
         InferShapes()(graph)
-    # Of most operators of ai.onnx.ml, no types are inferred: those behind one are known when that is replaced.
-    for _ in range(_ROUNDS):
-        if not DecomposeMl()(graph).modified:
-            break
-        InferShapes()(graph)
+    # ONNX infers no types behind operators of other domains: they are known when those are replaced.
+    for decompose in (DecomposeContrib(), DecomposeMl()):
+        for _ in range(_ROUNDS):
+            if not decompose(graph).modified:
+                break
+            InferShapes()(graph)
     return graph
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from edgekit.graph.passes.decompose_attention import ATTENTION
+from edgekit.graph.passes.decompose_grouped_attention import GROUPED_ATTENTION
+from edgekit.graph.passes.decompose_rotary import ROTARY
 from edgekit.graph.passes.decomposing import DecomposePass, Decomposition, Parts, input_of, is_used
 
 __all__ = ["DecomposeContrib"]
@@ -29,7 +31,7 @@ class DecomposeContrib(DecomposePass):
     """
 
     def __init__(self) -> None:
-        super().__init__("com.microsoft", {**_TABLE, **ATTENTION})
+        super().__init__("com.microsoft", {**_TABLE, **ATTENTION, **GROUPED_ATTENTION, **ROTARY})
 
 
 def _fused_conv(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["DecomposePass", "Decomposition", "Parts", "input_of", "is_used"]
+__all__ = ["DecomposePass", "Decomposition", "Parts", "input_of", "ints", "is_used", "split"]
 
 
 def input_of(node: ir.Node, index: int) -> ir.Value | None:
@@ -57,6 +57,21 @@ class Parts:
         result = self.add("Constant")
         self.nodes[-1].attributes["value"] = ir.AttrTensor("value", ir.tensor(values))
         return result
+
+
+def ints(parts: Parts, *numbers: int) -> ir.Value:
+    """Adds a constant vector of int64."""
+    return parts.add("Constant", value_ints=numbers)
+
+
+def split(value: ir.Value | None, sizes: Sequence[int], parts: Parts, *, axis: int) -> list[ir.Value]:
+    """Adds a Split into parts of these sizes."""
+    first = parts.add("Split", value, ints(parts, *sizes), axis=axis)
+    node = parts.nodes[-1]
+    node.resize_outputs(len(sizes))
+    for index, output in enumerate(node.outputs[1:], 1):
+        output.name = f"{first.name}.{index}"
+    return list(node.outputs)
 
 
 Decomposition = Callable[[ir.Node, Parts], Sequence[ir.Value | None] | None]

@@ -12,6 +12,21 @@ from edgekit.graph.passes.remove_dead import RemoveDead
 
 __all__ = ["DEQUANTIZED", "DequantizeWeights", "weights_note"]
 
+_GATHER = "GatherBlockQuantized"
+_LAYERS = {"MatMulNBits": {1, 2, 3}, "MatMulBnb4": {1, 2}, _GATHER: {0, 2, 3}}
+"""Operators of ONNX Runtime with weights of a few bits, and which of their inputs these, their scales and their zero
+points are."""
+_THIRDS = (0.0, 1 / 192, 2 / 3, 1.0, 1 / 3, 1 / 2, 1 / 6, 1 / 4)
+_QUANTILES = (
+    (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453)
+    + (-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0)
+    + (0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224)
+    + (0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)
+)
+_CODES = {0: (*_THIRDS, *(-number for number in _THIRDS)), 1: _QUANTILES}
+"""What the 16 codes of ``MatMulBnb4`` stand for, by its ``quant_type``: FP4 and NF4 of bitsandbytes (QLoRA, arXiv
+2305.14314, appendix E)."""
+
 DEQUANTIZED = "edgekit.dequantized_weights"
 """Graph metadata: number of weights that were quantized in the file."""
 
@@ -28,9 +43,10 @@ def weights_note(graph: ir.Model) -> str:
 class DequantizeWeights(ir.passes.InPlacePass):
     """Replaces quantized weights by the numbers that they stand for, if the graph computes in floats.
 
-    A file that has quantized weights for their size alone (ONNX Runtime's ``MatMulNBits``, Olive, blocks of 4 bits) is
-    a float model: activations have no scales, and so no product runs on integers. With float weights it is calibrated
-    and quantized like any other. If an activation is quantized, the file is a quantized model and stays as it is.
+    A file that has quantized weights for their size alone (ONNX Runtime's ``MatMulNBits``, ``MatMulBnb4`` and
+    ``GatherBlockQuantized``, Olive, blocks of 4 bits) is a float model: activations have no scales, and so no product
+    runs on integers. With float weights it is calibrated and quantized like any other. If an activation is quantized,
+    the file is a quantized model and stays as it is.
 
     Preconditions: values have their types.
     Postconditions: if the pass changes the graph, no node of the main graph uses quantized values. The graph's metadata
@@ -43,16 +59,18 @@ class DequantizeWeights(ir.passes.InPlacePass):
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         constant = _constant_nodes(model.graph)
         quantized = [node for node in model.graph.all_nodes() if uses_quantized_values(node)]
-        products = [node for node in quantized if node.op_type == "MatMulNBits"]
+        layers = [node for node in quantized if node.op_type in _LAYERS]
         weights = [node for node in quantized if node in constant and node.op_type == "DequantizeLinear"]
-        others = set(quantized) - constant - set(products)
-        if others or not quantized or not all(map(_has_known_layout, products)):
+        others = set(quantized) - constant - set(layers)
+        if others or not quantized or not all(map(_has_known_layout, layers)):
             return ir.passes.PassResult(model, modified=False)
-        _fold(model, [node.outputs[0] for node in weights])
-        for node in products:
-            _replace_product(node)
+        tables = [_replace_gather(node) for node in layers if node.op_type == _GATHER]
+        _fold(model, [node.outputs[0] for node in weights] + tables)
+        for node in layers:
+            if node.op_type != _GATHER:
+                _replace_product(node)
         RemoveDead()(model)
-        model.metadata_props[DEQUANTIZED] = str(len(weights) + len(products))
+        model.metadata_props[DEQUANTIZED] = str(len(weights) + len(layers))
         return ir.passes.PassResult(model, modified=True)
 
 
@@ -112,22 +130,45 @@ def _array(node: ir.Node, index: int) -> np.ndarray | None:
 
 
 def _has_known_layout(node: ir.Node) -> bool:
-    """Whether a MatMulNBits has constant weights in the documented layout, without the order of groups."""
+    """Whether a layer has constant weights in the documented layout, without the order of groups."""
     given = {index for index, value in enumerate(node.inputs) if value is not None}
-    prepacked = node.attributes.get_int("weight_prepacked", 0)
-    return not prepacked and 4 not in given and all(_array(node, index) is not None for index in given & {1, 2, 3})
+    ordered = node.op_type == "MatMulNBits" and 4 in given
+    transposed, prepacked = node.attributes.get_int("transB", 1), node.attributes.get_int("weight_prepacked", 0)
+    if ordered or prepacked or not transposed:
+        return False
+    return all(_array(node, index) is not None for index in given & _LAYERS[node.op_type])
+
+
+def _replace_gather(node: ir.Node) -> ir.Value:
+    """Replaces ``GatherBlockQuantized`` by Gather, and returns the table that it reads, which is not yet folded."""
+    graph = node.graph
+    assert isinstance(graph, ir.Graph)
+    axis, output = node.attributes.get_int("gather_axis", 0), node.outputs[0]
+    packed = _array(node, 0)
+    assert packed is not None
+    places = _weight(graph, f"{output.name}.rows", np.arange(packed.shape[axis]))
+    inputs = [node.inputs[0], places, *node.inputs[2:]]
+    table = ir.Node(node.domain, node.op_type, inputs, node.attributes.values(), name=f"{node.name or ''}.table")
+    table.outputs[0].name = f"{output.name}.table"
+    read = ir.node("Gather", [table.outputs[0], node.inputs[1]], {"axis": axis}, name=node.name)
+    _replace(graph, node, [table, read])
+    return table.outputs[0]
 
 
 def _replace_product(node: ir.Node) -> None:
-    """Replaces ``MatMulNBits`` by MatMul and Add."""
+    """Replaces ``MatMulNBits`` and ``MatMulBnb4`` by MatMul and Add."""
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     weight = _weight(graph, f"{node.outputs[0].name}.weight", _fitting_weights(node))
     nodes = [ir.node("MatMul", [node.inputs[0], weight], name=node.name)]
-    bias = node.inputs[5] if len(node.inputs) > 5 else None
+    bias = node.inputs[5] if len(node.inputs) > 5 else None  # MatMulBnb4 has none
     if bias is not None:
         nodes[0].outputs[0].name = f"{node.outputs[0].name}.product"
         nodes.append(ir.node("Add", [nodes[0].outputs[0], bias], name=f"{node.name or ''}.add"))
+    _replace(graph, node, nodes)
+
+
+def _replace(graph: ir.Graph, node: ir.Node, nodes: list[ir.Node]) -> None:
     old, new = node.outputs[0], nodes[-1].outputs[0]
     graph.insert_before(node, nodes)
     new.type, new.shape = old.type, old.shape
@@ -138,12 +179,12 @@ def _replace_product(node: ir.Node) -> None:
 
 def _fitting_weights(node: ir.Node) -> np.ndarray:
     try:
-        return _weights(node)
+        return _weights_of_codes(node) if node.op_type == "MatMulBnb4" else _weights(node)
     except ValueError as e:
         sizes = ", ".join(f"{name}={node.attributes.get_int(name, 0)}" for name in ("N", "K", "bits", "block_size"))
         raise GraphError(
             f"node '{node.name or node.outputs[0].name}': expected weights, scales and zero points of a "
-            f"MatMulNBits with {sizes}, got others: {e}",
+            f"{node.op_type} with {sizes}, got others: {e}",
             hint="export the model again",
         ) from e
 
@@ -172,6 +213,23 @@ def _weights(node: ir.Node) -> np.ndarray:
         points = zeros.reshape(columns, blocks).astype(np.float32)
     weights = (levels - points[..., None]) * scales
     return np.ascontiguousarray(weights.reshape(columns, -1)[:, :rows].T)
+
+
+def _weights_of_codes(node: ir.Node) -> np.ndarray:
+    """Unpacks the weights of a ``MatMulBnb4``: a code of 4 bits each, and a factor for each block of them.
+
+    The first weight of a byte is in its highest bits.
+
+    Returns:
+        float32, shape ``(K, N)``.
+    """
+    columns, rows = node.attributes.get_int("N", 0), node.attributes.get_int("K", 0)
+    packed, factors = (_array(node, index) for index in (1, 2))
+    assert packed is not None and factors is not None
+    numbers = np.array(_CODES[node.attributes.get_int("quant_type", 0)], np.float32)
+    codes = np.stack([packed.reshape(-1) >> 4, packed.reshape(-1) & 15], axis=-1).reshape(-1)[: rows * columns]
+    scales = np.repeat(factors.reshape(-1).astype(np.float32), node.attributes.get_int("block_size", 0))[: codes.size]
+    return np.ascontiguousarray((numbers[codes] * scales).reshape(columns, rows).T)
 
 
 def _unpacked(packed: np.ndarray, bits: int) -> np.ndarray:

@@ -111,12 +111,86 @@ def test_attention_to_other_keys(run_in_onnxruntime, tmp_path, mask, bias):
     np.testing.assert_allclose(run_in_onnxruntime(ir.to_proto(graph), given)[0], right, atol=1e-5)
 
 
-@pytest.mark.parametrize("form", ["past", "start and end"])
-def test_other_forms_stay(tmp_path, form):
+def by_head(rows):
+    return rows.reshape(BATCH, rows.shape[1], HEADS, -1).transpose(0, 2, 1, 3)
+
+
+def joined(rows):
+    return rows.transpose(0, 2, 1, 3).reshape(BATCH, rows.shape[2], -1)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_packed_attention_to_keys_of_before(run_in_onnxruntime, tmp_path, causal):
     x, w, b = random(BATCH, LENGTH, WIDTH), random(WIDTH, 3 * WIDTH), random(3 * WIDTH)
     past = random(2, BATCH, HEADS, 3, WIDTH // HEADS)
-    limits = np.array([5, 5, 0, 1], np.int32)
-    feeds = {"x": x, **({"past": past} if form == "past" else {"limits": limits})}
-    names = ["x", "w", "b", "", "past"] if form == "past" else ["x", "w", "b", "limits"]
-    graph = decomposed(model_of("Attention", feeds, {"w": w, "b": b}, names), tmp_path)
+    feeds = {"x": x, "past": past}
+    model = model_of("Attention", feeds, {"w": w, "b": b}, ["x", "w", "b", "", "past"], unidirectional=int(causal))
+    model.graph.node[0].output.append("present")
+    model.graph.output.append(helper.make_tensor_value_info("present", TensorProto.FLOAT, None))
+    query, *new = np.split(x.astype(np.float64) @ w + b, 3, -1)
+    present = [np.concatenate([old, by_head(each)], 2) for old, each in zip(past, new, strict=True)]
+    added = np.triu(np.full((LENGTH, LENGTH + 3), -np.inf), 4) if causal else 0.0
+    right = right_attention(query, *map(joined, present), added=added)
+    graph = decomposed(model, tmp_path)
+    assert {node.domain for node in graph.graph} == {""}
+    for each in (model, ir.to_proto(graph)):
+        got = run_in_onnxruntime(each, feeds)
+        np.testing.assert_allclose(got[0], right, atol=1e-5)
+        np.testing.assert_allclose(got[1], np.stack(present), atol=1e-5)
+
+
+@pytest.mark.parametrize("past", [False, True])
+def test_keys_and_values_are_kept_for_the_next_step(run_in_onnxruntime, tmp_path, past):
+    feeds = {name: random(BATCH, LENGTH, WIDTH) for name in ("q", "k", "v")}
+    b = random(3 * WIDTH)
+    old = [random(BATCH, HEADS, 3, WIDTH // HEADS)[:, :, : 3 * past] for _ in range(2)]
+    if past:
+        feeds |= {"old_k": old[0], "old_v": old[1]}
+    names = ["q", "k", "v", "b", *(["", "", "old_k", "old_v"] if past else [])]
+    model = model_of("MultiHeadAttention", feeds, {"b": b}, names)
+    model.graph.node[0].output.extend(["keys", "values"])
+    model.graph.output.extend(helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("keys", "values"))
+    biased = [feeds[name] + part for name, part in zip("qkv", np.split(b, 3), strict=True)]
+    kept = [np.concatenate([before, by_head(each)], 2) for before, each in zip(old, biased[1:], strict=True)]
+    right = right_attention(biased[0], *map(joined, kept))
+    graph = decomposed(model, tmp_path)
+    assert {node.domain for node in graph.graph} == {""}
+    for each in (model, ir.to_proto(graph)):
+        for got, expected in zip(run_in_onnxruntime(each, feeds), (right, *kept), strict=True):
+            np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_keys_and_values_of_an_encoder_are_given_by_heads(run_in_onnxruntime, tmp_path, bias):
+    feeds = {
+        "q": random(BATCH, LENGTH, WIDTH),
+        **{name: random(BATCH, HEADS, KEYS, WIDTH // HEADS) for name in ("k", "v")},
+    }
+    b = random(3 * WIDTH)
+    model = model_of("MultiHeadAttention", feeds, {"b": b} if bias else {}, ["q", "k", "v", "b" if bias else ""])
+    right = right_attention(feeds["q"] + bias * b[:WIDTH], joined(feeds["k"]), joined(feeds["v"]))
+    graph = decomposed(model, tmp_path)
+    assert {node.domain for node in graph.graph} == {""}
+    for each in (model, ir.to_proto(graph)):  # of a bias, only the part of the queries is added
+        np.testing.assert_allclose(run_in_onnxruntime(each, feeds)[0], right, atol=1e-5)
+
+
+@pytest.mark.parametrize("packed", ["all", "keys and values"])
+def test_factors_may_be_one_tensor(run_in_onnxruntime, tmp_path, packed):
+    """ONNX Runtime has kernels for these on GPUs alone."""
+    factors = [random(BATCH, LENGTH, HEADS, WIDTH // HEADS) for _ in range(3)]
+    right = right_attention(*(each.reshape(BATCH, LENGTH, WIDTH) for each in factors))
+    if packed == "all":
+        feeds = {"qkv": np.stack(factors, 3)}
+    else:
+        feeds = {"q": factors[0].reshape(BATCH, LENGTH, WIDTH), "kv": np.stack(factors[1:], 3)}
+    graph = decomposed(model_of("MultiHeadAttention", feeds, {}, list(feeds)), tmp_path)
+    assert {node.domain for node in graph.graph} == {""}
+    np.testing.assert_allclose(run_in_onnxruntime(ir.to_proto(graph), feeds)[0], right, atol=1e-5)
+
+
+def test_a_mask_of_start_and_end_stays(tmp_path):
+    x, w, b = random(BATCH, LENGTH, WIDTH), random(WIDTH, 3 * WIDTH), random(3 * WIDTH)
+    feeds = {"x": x, "limits": np.array([5, 5, 0, 1], np.int32)}
+    graph = decomposed(model_of("Attention", feeds, {"w": w, "b": b}, ["x", "w", "b", "limits"]), tmp_path)
     assert [node.op_type for node in graph.graph if node.domain] == ["Attention"]

@@ -98,6 +98,45 @@ def test_products_of_a_few_bits_become_matrix_products(run_in_onnxruntime, tmp_p
     assert_float_and_same(run_in_onnxruntime, model([node], [4, rows], weights), tmp_path, 1)
 
 
+@pytest.mark.parametrize("kind", [0, 1])
+def test_products_of_bitsandbytes_codes_become_matrix_products(run_in_onnxruntime, tmp_path, kind):
+    rows, columns, block = 48, 5, 32
+    weights = {
+        "b": levels(rows * columns // 2, dtype=np.uint8),
+        "s": RANDOM.uniform(0.01, 0.02, -(-rows * columns // block)).astype(np.float32),
+    }
+    sizes = {"K": rows, "N": columns, "block_size": block, "quant_type": kind}
+    node = helper.make_node("MatMulBnb4", ["x", *weights], ["y"], domain="com.microsoft", **sizes)
+    assert_float_and_same(run_in_onnxruntime, model([node], [4, rows], weights), tmp_path, 1)
+
+
+@pytest.mark.parametrize("form", ["uint4", "int4", "packed", "packed with points", "bytes"])
+def test_rows_of_a_quantized_table_become_rows_of_floats(run_in_onnxruntime, tmp_path, form):
+    rows, columns, block, packed = 9, 64, 16, form.startswith("packed")
+    dtype = {"uint4": ml_dtypes.uint4, "int4": ml_dtypes.int4}.get(form, np.uint8)
+    weights = {
+        "t": levels(rows, columns // 2 if packed else columns, dtype=dtype),
+        "s": RANDOM.uniform(0.01, 0.02, (rows, columns // block)).astype(np.float32),
+    }
+    if form in ("uint4", "packed with points"):
+        weights["z"] = levels(rows, columns // block // (2 if packed else 1), dtype=dtype)
+    options = {
+        "block_size": block,
+        "quantize_axis": 1,
+        **({"bits": 8 if form == "bytes" else 4} if dtype is np.uint8 else {}),
+    }
+    nodes = [
+        helper.make_node("ArgMax", ["x"], ["ids"], axis=1, keepdims=0),
+        helper.make_node(
+            "GatherBlockQuantized", ["t", "ids", *list(weights)[1:]], ["y"], domain="com.microsoft", **options
+        ),
+    ]
+    proto = model(nodes, [6, rows], weights)
+    graph = assert_float_and_same(run_in_onnxruntime, proto, tmp_path, 1)
+    assert [node.op_type for node in graph.graph] == ["ArgMax", "Gather"]
+    assert all(not node.domain for node in graph.graph)
+
+
 def test_a_graph_with_quantized_activations_stays_as_it_is():
     nodes = [
         helper.make_node("DequantizeLinear", ["q", "s"], ["w"]),
