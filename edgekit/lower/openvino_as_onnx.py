@@ -33,6 +33,7 @@ from edgekit.lower.require_same_results import require_same_results
 from edgekit.lower.require_small_integers import require_small_integers
 from edgekit.lower.resize_as_product import ResizeAsProduct
 from edgekit.lower.rewriting import lower
+from edgekit.lower.scalar_conditions import ScalarConditions
 from edgekit.lower.separate_tied_weights import SeparateTiedWeights
 from edgekit.lower.sort_top_k import SortTopK
 from edgekit.lower.stop_dequantizers import STOPPING, StopDequantizers
@@ -85,6 +86,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
             *integers,
             *unusual,
             *map(ReadMaximumTwice, maxima),
+            *map(ScalarConditions, ("If", "Loop")),
             NamePassedStates(),
             PassOuterValues(),
         ],
