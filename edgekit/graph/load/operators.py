@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import onnx
@@ -15,8 +16,19 @@ __all__ = ["require_known_operators"]
 _ONNX_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
 _HINT_CUSTOM = "export the model without custom operators"
 _HINT_QONNX = "export the model with Q/DQ pairs: Brevitas's export_onnx_qcdq writes them instead of export_qonnx"
-_HINTS = {"qonnx.custom_op.general": _HINT_QONNX, "onnx.brevitas": _HINT_QONNX}
-"""Hints on domains whose exporter can write operators of ONNX instead."""
+_HINT_AIMET = "export the model with the method export of AIMET's QuantizationSimModel, which leaves its quantizers out"
+_HINT_PROCESSING = "take the model without the steps that onnxruntime-extensions puts before and behind it"
+_HINT_SUPPRESSION = (
+    "export the detector without suppression, such as without --end2end, --include-nms or nms=True: EdgeKit suppresses "
+    "boxes itself"
+)
+_HINTS = {
+    "qonnx.custom_op": _HINT_QONNX,
+    "onnx.brevitas": _HINT_QONNX,
+    "aimet": _HINT_AIMET,
+    "ai.onnx.contrib": _HINT_PROCESSING,
+}
+"""Hints on domains that begin so: how to get a file with operators of ONNX alone."""
 
 
 def require_known_operators(model: onnx.ModelProto, path: Path) -> None:
@@ -41,8 +53,9 @@ def require_known_operators(model: onnx.ModelProto, path: Path) -> None:
             continue
         where = f"{path}: node '{node.name or (node.output[0] if node.output else '')}'"
         if domain not in _ONNX_DOMAINS and domain not in RUNTIME_DOMAINS:
-            hint = _HINTS.get(domain, _HINT_CUSTOM)
-            raise GraphError(f"{where}: unknown operator '{node.op_type}' of domain '{domain}'", hint=hint)
+            raise GraphError(
+                f"{where}: unknown operator '{node.op_type}' of domain '{domain}'", hint=_hint(node.op_type, domain)
+            )
         if domain in _ONNX_DOMAINS and not _is_defined(node.op_type, domain, versions.get(domain, 1)):
             known, opset = _operators(domain), versions.get(domain, 1)
             since = known.get(node.op_type, 0)
@@ -54,8 +67,16 @@ def require_known_operators(model: onnx.ModelProto, path: Path) -> None:
                 )
             raise GraphError(
                 f"{where}: operator '{node.op_type}' is not in opset {opset} of {domain or 'ONNX'}",
-                hint=nearest(node.op_type, known),
+                hint=_hint(node.op_type, domain, known),
             )
+
+
+def _hint(operator: str, domain: str, known: Iterable[str] = ()) -> str:
+    """Says what to do about an operator that none of the ``known`` ones of its domain is."""
+    if "NMS" in operator:  # TensorRT's plugins, whose nodes have no domain or one of several
+        return _HINT_SUPPRESSION
+    of_domain = (hint for start, hint in _HINTS.items() if domain.startswith(start))
+    return next(of_domain, nearest(operator, known, listed=False) or _HINT_CUSTOM)
 
 
 def _is_defined(operator: str, domain: str, version: int) -> bool:

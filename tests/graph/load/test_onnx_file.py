@@ -174,6 +174,28 @@ def test_unknown_domain_names_operator_and_node(tmp_path):
         graph_from_onnx(written(tmp_path, model))
 
 
+@pytest.mark.parametrize(
+    ("operator", "domain", "hint"),
+    [
+        ("EfficientNMS_TRT", "", "without suppression"),
+        ("EfficientNMS_TRT", "TRT", "without suppression"),
+        ("QcQuantizeOp", "aimet.customop.cpu", "QuantizationSimModel"),
+        ("StringToVector", "ai.onnx.contrib", "onnxruntime-extensions"),
+        ("MyDeformedLayer", "", "export the model without custom operators"),
+    ],
+)
+def test_a_hint_says_how_to_get_a_file_without_the_unknown_operator(operator, domain, hint, tmp_path):
+    model = small_model()
+    if domain:
+        model.opset_import.append(helper.make_opsetid(domain, 1))
+    model.graph.node[1].domain, model.graph.node[1].op_type = domain, operator
+    with pytest.raises(GraphError) as caught:
+        graph_from_onnx(written(tmp_path, model))
+    assert f"'{operator}'" in caught.value.message
+    assert hint in caught.value.hint
+    assert len(caught.value.hint) < 200  # and no list of all operators of ONNX
+
+
 def test_operators_of_onnxruntime_are_known(tmp_path):
     model = small_model()
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
