@@ -72,18 +72,24 @@ def shift_inputs(
     """
     new, offsets = dict(ranges), dict[ir.Node, float]()
     found = {data: nodes for data, nodes in _readers(plan).items() if feeds and _gain_db(data, ranges) >= LEAST_GAIN_DB}
-    for data in _noisy(graph, found, limits, feeds[:INPUTS], threads):
-        lo, hi = ranges[str(range_source(data).name)]
+    noisy = _noisy(graph, found, limits, feeds[:INPUTS], threads)
+    bounds = {data: ranges[str(range_source(data).name)] for data in noisy}
+    sums: dict[ir.Value, ir.Value] = {}
+    for data, (lo, hi) in bounds.items():
         # A number that FP16 has too, so that the constant does not depend on where it is rounded.
         offset = float(np.float16((lo + hi) / 2))
-        difference = _subtract(graph, data, offset)
+        difference = _subtract(graph, sums.get(data, data), offset)
         new[str(difference.name)] = lo - offset, hi - offset
         for node in found[data]:
             node.replace_input_with(0, difference)
             added = offset * input_matrix(node).sum(0, dtype=np.float64)
             result = str(node.outputs[0].name)
-            _add(graph, node, added)
+            total = _add(graph, node, added)
+            if total is not None:
+                sums[node.outputs[0]] = total
             if result in ranges and node.op_type == "MatMul":
+                if total is not None:
+                    new[str(total.name)] = ranges[result]
                 # What the MatMul computes now is smaller by what is added behind it.
                 low, high = ranges[result]
                 new[str(node.outputs[0].name)] = low - float(added.max()), high - float(added.min())
@@ -179,8 +185,12 @@ def _is_vector(value: ir.Value | None, width: int) -> bool:
     return shape[-1:] == (width,) and all(size == 1 for size in shape[:-1])
 
 
-def _add(graph: ir.Model, node: ir.Node, added: np.ndarray) -> None:
-    """Adds a vector to the bias of a product; it gets one if it has none."""
+def _add(graph: ir.Model, node: ir.Node, added: np.ndarray) -> ir.Value | None:
+    """Adds a vector to the bias of a product; it gets one if it has none.
+
+    Returns:
+        What the readers of the product read now; None if they read the same as before.
+    """
     place = bias_place(node)
     if place is not None:
         adding, index = place
@@ -188,16 +198,17 @@ def _add(graph: ir.Model, node: ir.Node, added: np.ndarray) -> None:
         assert before is not None and before.const_value is not None
         array = before.const_value.numpy() + added.astype(np.float32)
         adding.replace_input_with(index, new_initializer(graph, f"{before.name}_of_{node.name}", array))
-        return
+        return None
     bias = new_initializer(graph, f"{node.name}_bias", added.astype(np.float32))
     if node.op_type == "Gemm":
         node.resize_inputs(3)
         node.replace_input_with(2, bias)
         node.metadata_props[CONSTANT_INPUTS] = "2"
-        return
+        return None
     result = node.outputs[0]
     add = float_node("Add", [result, bias], f"{node.name}_biased", result.shape, constants="1")
     pass_on(graph.graph, result, [add], renamed=f"{result.name}_without_bias")
+    return add.outputs[0]
 
 
 def with_rounded_offsets(

@@ -84,6 +84,32 @@ def test_results_stay_the_same(graph, calibrated, run_in_onnxruntime, name):
         np.testing.assert_allclose(other["y"], one["y"], atol=1e-4)
 
 
+def test_a_product_reads_the_sum_of_a_shifted_one(graph, calibrated, run_in_onnxruntime, sqnr_db):
+    model, inputs = graph("g = Gelu (x)  p = MatMul (g, w)  y = MatMul (p, v)"), feeds(0)
+    table = calibrated(model, inputs)
+    found = quantized_from_graph(model, table, SCHEME, SHIFTED, feeds=inputs, threads=1)
+    assert count(found.graph, "Sub") == 1 and count(found.graph, "Add") == 1
+    expected, got = (run_in_onnxruntime(each, feeds(1)) for each in (model, found.graph))
+    assert sqnr_db(expected, got)["y"] > 25
+
+
+def test_a_shifted_sum_is_shifted_too(graph_of, calibrated, weights, run_in_onnxruntime):
+    """One row with large numbers sets the ranges of both tensors, which are positive."""
+    shape = f"float[{WIDTH}, {WIDTH}]"
+    model = graph_of(
+        f"g ({shape} x) => ({shape} y) {{ r = Relu (x)  p = MatMul (r, w)  y = MatMul (p, v) }}",
+        w=np.abs(weights(WIDTH, WIDTH)),
+        v=weights(WIDTH, WIDTH, seed=1),
+    )
+    scales = np.where(np.arange(WIDTH) == 0, 40, 1)[:, None].astype(np.float32)
+    inputs = [{"x": feed["x"] * scales} for feed in feeds(0)]
+    changed, _ = shifted(model, calibrated(model, inputs), inputs)
+    assert count(changed, "Sub") == 2
+    expected, got = (run_in_onnxruntime(each, inputs) for each in (model, changed))
+    for one, other in zip(expected, got, strict=True):
+        np.testing.assert_allclose(other["y"], one["y"], atol=1e-5 * np.abs(one["y"]).max())
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_others_stay(graph, calibrated, name):
     model, inputs = graph(OTHERS[name]), feeds(0)
