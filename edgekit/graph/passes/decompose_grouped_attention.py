@@ -42,6 +42,7 @@ class _Counts:
         present: number of keys that the next step gets; one element.
         before: number of used keys of before, ``(B, 1)``.
         places: place of each new key among all that are used, ``(B, S)``.
+        last: place of the last key that is visible, ``(B, 1)``.
     """
 
     new: ir.Value
@@ -49,6 +50,7 @@ class _Counts:
     present: ir.Value
     before: ir.Value
     places: ir.Value
+    last: ir.Value
 
 
 def _grouped(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
@@ -81,6 +83,10 @@ def _grouped(node: ir.Node, parts: Parts) -> Sequence[ir.Value | None] | None:
         scores = parts.add("Mul", bent, parts.number(limit))
     scores = parts.add("Add", scores, _mask(node, counts, parts))
     found = parts.add("MatMul", parts.add("Softmax", scores, axis=-1), _repeated(values, form, parts))
+    if (window := _window(node)) > 0:  # what stands so far behind the end that no key is in its window is 0
+        first = parts.add("Sub", counts.places, ints(parts, window))
+        seen = parts.add("Unsqueeze", parts.add("Less", first, counts.last), ints(parts, 1, 3))
+        found = parts.add("Where", seen, found, parts.number(0))
     joined = parts.add("Transpose", found, perm=(0, 2, 1, 3))
     stored = [
         each if past is None else _stored(each, counts, form, parts)
@@ -137,8 +143,9 @@ def _counts(node: ir.Node, query: ir.Value, parts: Parts) -> _Counts:
     visible = parts.add("Sub", parts.add("Add", lengths, ints(parts, 1)), new)
     # A sequence of the first prompt may be shorter than others, and begins with the first key all the same.
     used = parts.add("Where", parts.add("Equal", total, new), ints(parts, 0), visible)
-    used = parts.add("Unsqueeze", used, ints(parts, 1))
-    return _Counts(new, past, parts.add("Max", total, past), used, parts.add("Add", used, _up_to(new, parts)))
+    used, last = (parts.add("Unsqueeze", each, ints(parts, 1)) for each in (used, lengths))
+    places = parts.add("Add", used, _up_to(new, parts))
+    return _Counts(new, past, parts.add("Max", total, past), used, places, last)
 
 
 def _up_to(count: ir.Value, parts: Parts) -> ir.Value:
@@ -163,17 +170,25 @@ def _turned(
     ]
 
 
+def _window(node: ir.Node) -> int:
+    """Returns how many of the last keys a query sees; not positive: all."""
+    return int(node.attributes.get_int("local_window_size", -1))
+
+
 def _mask(node: ir.Node, counts: _Counts, parts: Parts) -> ir.Value:
     """Returns what hides keys, ``(B, 1, S, P + S)``: later ones, unused ones, and those before the window."""
-    keys, queries = counts.places, parts.add("Unsqueeze", counts.places, ints(parts, 1, 3))
+    keys = counts.places
+    # What stands behind the end of a shorter prompt sees all keys before the end, and none behind it.
+    queries = parts.add("Unsqueeze", parts.add("Min", counts.places, counts.last), ints(parts, 1, 3))
     if input_of(node, _PAST_KEY) is not None:
         old = _up_to(counts.past, parts)
         old = parts.add("Where", parts.add("Less", old, counts.before), old, parts.array(np.array(_UNUSED, np.int64)))
         keys = parts.add("Concat", old, keys, axis=1)
     keys = parts.add("Unsqueeze", keys, ints(parts, 1, 2))
     visible = parts.add("LessOrEqual", keys, queries)
-    if (window := node.attributes.get_int("local_window_size", -1)) > 0:
-        visible = parts.add("And", visible, parts.add("Greater", keys, parts.add("Sub", queries, ints(parts, window))))
+    if (window := _window(node)) > 0:
+        rows = parts.add("Unsqueeze", counts.places, ints(parts, 1, 3))
+        visible = parts.add("And", visible, parts.add("Greater", keys, parts.add("Sub", rows, ints(parts, window))))
     return parts.add("Where", visible, parts.number(0), parts.number(_HIDDEN))
 
 

@@ -56,11 +56,14 @@ def right(case, feeds, tables):
             first = max(0, used + place + 1 - case.get("local_window_size", 1000))
             for head in range(HEADS):
                 group = head // (HEADS // SHARED)
-                scores = key[group, first : used + place + 1] @ query[head, place] * case.get("scale", WIDTH**-0.5)
+                end = min(used + place, int(last)) + 1  # behind the end of a shorter prompt, nothing is visible
+                if first >= end:
+                    continue
+                scores = key[group, first:end] @ query[head, place] * case.get("scale", WIDTH**-0.5)
                 if limit := case.get("softcap", 0):
                     scores = limit * np.tanh(scores / limit)
                 weights = np.exp(scores - scores.max())
-                out[place, head] = weights / weights.sum() @ value[group, first : used + place + 1]
+                out[place, head] = weights / weights.sum() @ value[group, first:end]
         results.append(out.reshape(new, -1))
         rest = [(0, 0), (0, max(total, past) - key.shape[1]), (0, 0)]
         keys_out.append(np.pad(key, rest))
@@ -82,6 +85,15 @@ CASES = {
     "rotated neighbours": {"new": 3, "past": 5, "do_rotary": 1, "rotary_interleaved": 1},
     "places are given": {"new": 3, "past": 5, "do_rotary": 1, "places": True},
     "a window": {"new": 6, "past": 5, "local_window_size": 4},
+    "prompts of two lengths": {"new": 4, "past": 0, "batch": 2, "lengths": [1, 3], "do_rotary": 1},
+    "prompts of two lengths with a window": {
+        "new": 6,
+        "past": 0,
+        "batch": 2,
+        "lengths": [1, 3],
+        "local_window_size": 2,
+    },
+    "a short prompt into a cache": {"new": 4, "past": 9, "total": 4, "lengths": [1]},
     "soft bounds": {"new": 3, "past": 5, "softcap": 2.0},
 }
 
