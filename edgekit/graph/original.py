@@ -24,13 +24,13 @@ from edgekit.graph.evaluator import RUNTIME_ERRORS, Evaluator, error_of_runtime,
 from edgekit.graph.load.deprecated import is_unconverted, replace_unconverted
 from edgekit.graph.load.printable_names import with_escaped_names
 from edgekit.graph.load.structure import structure_from_file
+from edgekit.graph.load.upgrade_opset import upgrade_opset
 from edgekit.graph.load.walk import nodes_of
 from edgekit.graph.operators import RECURRENT
 from edgekit.graph.opset import has_operators_without_kernels, lower_opset
 from edgekit.graph.passes import ExplicitSamePads, InferShapes, PositiveAxes, TimeFirst, widened
 from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
-from edgekit.graph.passes.remove_dynamic_quantization import RemoveDynamicQuantization
 from edgekit.interrupts import load_ends_on_interrupt, run_options
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_onnxruntime
@@ -78,10 +78,17 @@ class OnnxOriginal:
         path: the file; an error if it changes before it is run.
         widen: it has floats of other types than float32, and is computed in float32.
         values: arrays of the inputs that are not in the feeds, by name.
-        in_float: its dynamically quantized layers are computed in float; see `RemoveDynamicQuantization`.
+        in_float: makes a float model of the graph, which is quantized, and may change it; None leaves it as it is.
     """
 
-    def __init__(self, path: Path, *, widen: bool = False, values: Feed | None = None, in_float: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        widen: bool = False,
+        values: Feed | None = None,
+        in_float: Callable[[ir.Model], ir.Model] | None = None,
+    ) -> None:
         self._path, self._widen, self._values = Path(path).resolve(), widen, dict(values or {})
         self._in_float = in_float
         self._state = _state(self._path)
@@ -89,7 +96,7 @@ class OnnxOriginal:
 
     @property
     def name(self) -> str:
-        return f"{self._runtime} on {self._path.name}{' in float' if self._in_float else ''}"
+        return f"{self._runtime} on {self._path.name}{' in float' if self._in_float is not None else ''}"
 
     def run(self, feeds: Iterable[Feed]) -> list[dict[str, np.ndarray]]:
         self._require_unchanged()
@@ -130,11 +137,13 @@ class OnnxOriginal:
         if self._is_mixed or self._is_exceptional:
             graph = inlined(graph)
         graph = widened(graph) if self._widen else graph
-        if self._in_float:
-            RemoveDynamicQuantization()(graph)
+        if self._in_float is not None:
+            graph = self._in_float(graph)
         if self._is_newer:
             lower_opset(graph.graph)
         if self._is_exceptional:
+            if any(map(_has_same_pads, nodes_of(self._structure))):
+                graph = upgrade_opset(graph, self._path.name)  # for the Pad that one of them may need
             ir.passes.Sequential(InferShapes(), ExplicitSamePads(), PositiveAxes(), TimeFirst())(graph)
         return graph
 
@@ -169,7 +178,8 @@ class OnnxOriginal:
         return any(each(node) for node in nodes_of(self._structure) for each in _EXCEPTIONS)
 
     def _loaded(self) -> Run:
-        is_rewritten = self._widen or self._in_float or self._is_mixed or self._is_newer or self._is_exceptional
+        is_converted = self._widen or self._in_float is not None
+        is_rewritten = is_converted or self._is_mixed or self._is_newer or self._is_exceptional
         graph = self._graph() if is_rewritten else None
         try:
             if graph is None:

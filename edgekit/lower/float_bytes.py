@@ -50,7 +50,7 @@ def _convert(graph: ir.Graph, image: ir.Value) -> bool:
         node.replace_input_with(index, cast.outputs[0])
     for node in moves:
         for output in node.outputs:
-            output.dtype = dtype
+            output.type = ir.TensorType(dtype)  # a clone of the graph shares the type itself
     return True
 
 

@@ -10,6 +10,7 @@ from edgekit.lower.float_moves import FloatMoves
 from edgekit.lower.norm_of_one_element import NormOfOneElement
 from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
 from edgekit.lower.rewriting import lower
+from edgekit.lower.signed_integers import SignedIntegers
 from edgekit.lower.spread_kernel import SpreadKernel
 
 __all__ = ["use_tensorrt_operators"]
@@ -21,5 +22,5 @@ def use_tensorrt_operators(model: ir.Model) -> bool:
     TensorRT reads graphs with its own parser, also where onnx_ir is not installed, so this is done before a graph is
     written.
     """
-    passes = [QLinearAsQdq(), FloatMoves(), FloatBiases(), FloatBytes(), NormOfOneElement(), SpreadKernel()]
-    return lower(model, passes)
+    integers = [QLinearAsQdq(), SignedIntegers(), FloatMoves(), FloatBiases(), FloatBytes()]
+    return lower(model, [*integers, NormOfOneElement(), SpreadKernel()])

@@ -14,7 +14,6 @@ import onnx_ir as ir
 from edgekit.arguments import argument, either
 from edgekit.config import ModelConfig
 from edgekit.device.cpu import cpu
-from edgekit.engine.backend import backend
 from edgekit.engine.bundle import manifest as bundle
 from edgekit.errors import GraphError, UsageError, needs_extra
 from edgekit.graph.evaluator import Evaluator
@@ -25,17 +24,15 @@ from edgekit.graph.original import OnnxOriginal
 from edgekit.graph.passes import (
     ExplicitSamePads,
     FoldConstants,
-    InferShapes,
     NameNodes,
     is_widened,
     optimize,
     types_note,
 )
-from edgekit.graph.passes.decompose_contrib import DecomposeContrib
-from edgekit.graph.passes.dequantize_weights import DequantizeWeights, weights_note
+from edgekit.graph.passes.dequantize_weights import weights_note
 from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
-from edgekit.graph.passes.remove_dynamic_quantization import RemoveDynamicQuantization, removed_quantization_note
 from edgekit.option.objects import ExampleInputs
+from edgekit.pipeline.float_form import use_float_form
 from edgekit.pipeline.loaded_model import LoadedModel, checked_sizes, fitting, input_preprocess, measured_stats
 from edgekit.pipeline.model_kind import kind_of
 from edgekit.pipeline.recognize_head import with_recognized_head
@@ -57,8 +54,8 @@ def load_model(config: ModelConfig, progress: Progress, target: str | None = Non
     Args:
         config: the model.
         progress: receives stages and notes.
-        target: the backend that it is built for: one without kernels for dynamic quantization gets an ONNX file that
-            has it in floats; None leaves it as it is.
+        target: the backend that it is built for: one without the integers of a quantized ONNX file gets it in floats;
+            None leaves it as it is.
 
     Raises:
         UsageError: the model does not exist, or an option does not go with it.
@@ -105,7 +102,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress, target: str 
         raise UsageError(f"{argument('opset')} does not go with {path.name}: only modules are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
-        in_float = target is not None and not backend(target).scheme().dynamic and _without_dynamic(graph)
+        in_float = use_float_form(graph, path.name, target) if target is not None else None
         names = [spec.name for spec in input_specs(graph)]
         given = _given_inputs(graph, config)
         values = fix_inputs(graph, {n: v for n, v in given.items() if isinstance(v, (int, float))})
@@ -125,8 +122,7 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress, target: str 
     if chosen:
         sizes = "inputs of one size" if not shapes else "inputs of these sizes"
         progress.note(f"the engine takes {sizes}: {specs_text(chosen, shapes)}")
-    removed = removed_quantization_note(graph, target) if target is not None else ""
-    for note in filter(None, (types_note(graph), weights_note(graph), removed)):
+    for note in filter(None, (types_note(graph), weights_note(graph), in_float.note if in_float else "")):
         progress.note(note)
     model = LoadedModel(
         name=path.stem,
@@ -140,23 +136,15 @@ def _from_onnx(path: Path, config: ModelConfig, progress: Progress, target: str 
         num_values=index_bounds(graph),
         shapes=shapes,
         min_max=min_max,
-        original=OnnxOriginal(path, widen=is_widened(graph), values=values, in_float=in_float),
+        original=OnnxOriginal(
+            path, widen=is_widened(graph), values=values, in_float=in_float.of_file if in_float else None
+        ),
         evaluator=evaluator,
     )
     found = with_recognized_head(model, evaluator, config, names, progress)
     if found.preprocess == model.preprocess:
         input_preprocess(config, found.inputs, progress)  # notes what was guessed
     return found
-
-
-def _without_dynamic(graph: ir.Model) -> bool:
-    """Makes dynamically quantized layers float ones; returns whether there were any."""
-    if not RemoveDynamicQuantization()(graph).modified:
-        return False
-    DequantizeWeights()(graph)
-    DecomposeContrib()(graph)
-    InferShapes()(graph)
-    return True
 
 
 def _evaluator(graph: ir.Model) -> Evaluator:
@@ -216,7 +204,7 @@ def _from_recipe_of_onnx(recipe: Recipe, config: ModelConfig, progress: Progress
         labels=recipe.labels.names,
         expects=recipe.expects,
         policy=recipe.quantize,
-        num_values={**model.num_values, **{spec.name: spec.num_values for spec in recipe.inputs if spec.num_values}},
+        num_values={**model.num_values, **{spec.name: spec.bound for spec in recipe.inputs if spec.bound}},
     )
 
 

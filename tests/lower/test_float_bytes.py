@@ -40,6 +40,12 @@ def test_bytes_are_moved_as_floats() -> None:
     assert not lower(graph, [FloatBytes()])
 
 
+def test_a_clone_leaves_the_types_of_its_graph() -> None:
+    graph = graph_of(TEXT)
+    assert lower(graph.clone(deep_copy=False), [FloatBytes()])
+    assert [node.outputs[0].dtype for node in graph.graph][:2] == [ir.DataType.UINT8, ir.DataType.FLOAT]
+
+
 @pytest.mark.parametrize("form", OTHERS)
 def test_other_readers_keep_their_bytes(form: str) -> None:
     assert not lower(graph_of(OTHERS[form]), [FloatBytes()])

@@ -1,0 +1,95 @@
+"""Reads a quantized file as a float model, for a target that does not compute with its integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import onnx_ir as ir
+
+from edgekit.engine.backend import backend
+from edgekit.graph.file import is_quantized
+from edgekit.graph.load.upgrade_opset import upgrade_opset
+from edgekit.graph.passes import FoldConstants, InferShapes, NameNodes
+from edgekit.graph.passes.decompose_contrib import DecomposeContrib
+from edgekit.graph.passes.dequantize_weights import DequantizeWeights
+from edgekit.graph.passes.inline_functions import inlined
+from edgekit.graph.passes.remove_dynamic_quantization import RemoveDynamicQuantization, removed_quantization_note
+from edgekit.graph.passes.remove_static_quantization import RemoveStaticQuantization
+from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
+from edgekit.lower.require_signed_integers import other_integers
+from edgekit.lower.tensorrt_operators import use_tensorrt_operators
+
+__all__ = ["FloatForm", "use_float_form"]
+
+
+class FloatForm(NamedTuple):
+    """How a quantized file became a float model.
+
+    Attributes:
+        note: what the user is told.
+        of_file: makes the same float model of the graph of the file, as it was before it was upgraded, for comparisons.
+    """
+
+    note: str
+    of_file: Callable[[ir.Model], ir.Model]
+
+
+def use_float_form(graph: ir.Model, name: str, target: str) -> FloatForm | None:
+    """Makes a quantized graph a float one, in place, if the target does not have its integers.
+
+    Args:
+        graph: a loaded graph.
+        name: name of its file, for messages.
+        target: name of the backend.
+
+    Returns:
+        How; None if the graph was not changed: it is a float graph, the target takes its integers, or it has a form
+        that cannot be replaced.
+    """
+    library = backend(target)
+    if not library.scheme().dynamic and RemoveDynamicQuantization()(graph).modified:
+        DequantizeWeights()(graph)
+        DecomposeContrib()(graph)
+        InferShapes()(graph)
+        return FloatForm(removed_quantization_note(graph, target), _without_dynamic)
+    if not library.on_gpu or not is_quantized(graph):
+        return None
+    lowered = graph.clone(deep_copy=False)
+    use_tensorrt_operators(lowered)
+    other = other_integers(lowered)
+    if other is None or not _remove_static(graph):
+        return None
+    where = f"{other.found} at node '{other.node.name or other.node.outputs[0].name}'"
+    note = (
+        f"the file is quantized to integers that {target} does not have ({where}): it is read as floats, with the "
+        "numbers that its weights stand for, and compared with these; INT8 is calibrated again"
+    )
+    return FloatForm(note, partial(_without_static, name=name))
+
+
+def _without_dynamic(graph: ir.Model) -> ir.Model:
+    RemoveDynamicQuantization()(graph)
+    return graph
+
+
+def _without_static(graph: ir.Model, name: str) -> ir.Model:
+    graph = upgrade_opset(inlined(graph), name)
+    InferShapes()(graph)
+    _remove_static(graph)
+    return graph
+
+
+def _remove_static(graph: ir.Model) -> bool:
+    """Removes static quantization in place, or changes nothing; returns whether it did."""
+    found = graph.clone(deep_copy=False)
+    NameNodes()(found)
+    FoldConstants()(found)
+    QLinearAsQdq()(found)
+    InferShapes()(found)
+    if not RemoveStaticQuantization()(found).modified:
+        return False
+    InferShapes()(found)
+    graph.graph = found.graph
+    return True
