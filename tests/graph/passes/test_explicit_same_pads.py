@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -111,13 +112,14 @@ def test_dilated_poolings_with_auto_pad_compute_what_onnx_defines(
         np.testing.assert_allclose(session.run({"x": x})["y"], right, rtol=1e-4, atol=1e-5)
 
 
-def test_a_pooling_that_onnx_runtime_lacks_is_refused_with_a_way_on(tmp_path: Path) -> None:
-    text = """<ir_version: 9, opset_import: ["" : 19]> g (float[1, 3, 9, 10] x) => (float[1, 3, 9, 10] y) {
-        y = MaxPool <kernel_shape = [3, 3], auto_pad = "SAME_UPPER", dilations = [3, 3]> (x) }"""
-    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
-    with pytest.raises(GraphError, match=r"node '\w+': the pads of a MaxPool .* are as wide as its kernel") as error:
-        load_model(ModelConfig(model=tmp_path / "m.onnx"), Silent())
-    assert "Pad before the pooling" in error.value.hint
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool", "LpPool"])
+def test_pads_as_wide_as_the_kernel_of_a_pooling(operator: str, target: str, tmp_path: Path) -> None:
+    """ONNX Runtime refuses such pads, so a Pad is before the pooling."""
+    backend(target).require()
+    path = pooled(tmp_path / "m.onnx", operator, "SAME_UPPER", (1, 1), (3, 3), (9, 10))
+    x = RANDOM.standard_normal((1, 3, 9, 10)).astype(np.float32)
+    check(path, {(9, 10): x}, operator, "SAME_UPPER", (1, 1), (3, 3), target)
 
 
 def test_without_strides_the_pads_do_not_depend_on_a_dynamic_size(tmp_path: Path) -> None:
@@ -129,12 +131,130 @@ def test_without_strides_the_pads_do_not_depend_on_a_dynamic_size(tmp_path: Path
     assert node.attributes["pads"].as_ints() == (2, 1, 2, 2) and "auto_pad" not in node.attributes
 
 
-def test_a_dynamic_size_that_decides_the_pads_is_refused_with_a_way_on(tmp_path: Path) -> None:
-    path = saved(tmp_path / "m.onnx", "SAME_LOWER", (2, 2), ("h", "w"))
-    with pytest.raises(GraphError, match="node 'atrous': the pads of a Conv with auto_pad=SAME_LOWER") as error:
-        load_model(ModelConfig(model=path, input={"x": (1, 3, SizeRange(5, 9, 20), SizeRange(5, 10, 20))}), Silent())
-    assert "fixed size" in error.value.hint
-    x = RANDOM.standard_normal((1, 3, 9, 10)).astype(np.float32)
-    model = load_model(ModelConfig(model=path, input={"x": (1, 3, 9, 10)}), Silent())
-    (original,) = model.original.run([{"x": x}])
-    np.testing.assert_allclose(original["y"], expected(x, "SAME_LOWER", (2, 2)), rtol=1e-4, atol=1e-5)
+def pooled(
+    path: Path,
+    operator: str,
+    auto_pad: str,
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    sizes: tuple[int | str, int | str],
+    opset: int = 22,
+) -> Path:
+    counted = ", count_include_pad = 1" if operator == "CountedPool" else ""
+    name = "AveragePool" if counted else operator
+    pool = (
+        f'{name} <kernel_shape = [3, 2], auto_pad = "{auto_pad}", dilations = {list(dilations)}, '
+        f"strides = {list(strides)}{counted}>"
+    )
+    shape = ", ".join(map(str, sizes))
+    text = f"""<ir_version: 10, opset_import: ["" : {opset}]>
+    g (float[1, 3, {shape}] x) => (float[1, 3, a, b] y) {{ y = {pool} (x) }}"""
+    onnx.save(onnx.parser.parse_model(text), path)
+    return path
+
+
+def pooling(
+    x: np.ndarray, operator: str, auto_pad: str, strides: tuple[int, int], dilations: tuple[int, int]
+) -> np.ndarray:
+    """What ONNX defines, window by window in numpy."""
+    (height, width), kernel = x.shape[2:], (3, 2)
+    left, right, top, bottom = pads_of((height, width), auto_pad, strides, kernel, dilations)
+    around = ((0, 0), (0, 0), (top, bottom), (left, right))
+    padded, inside = np.pad(x.astype(np.float64), around), np.pad(np.ones_like(x, bool), around)
+    outputs = np.zeros((*x.shape[:2], -(-height // strides[0]), -(-width // strides[1])))
+    for row, column in np.ndindex(*outputs.shape[2:]):
+        rows = row * strides[0] + np.arange(kernel[0]) * dilations[0]
+        columns = column * strides[1] + np.arange(kernel[1]) * dilations[1]
+        window, taken = padded[:, :, rows][..., columns], inside[:, :, rows][..., columns]
+        outputs[..., row, column] = {
+            "MaxPool": np.where(taken, window, -np.inf).max((2, 3)),
+            "AveragePool": window.sum((2, 3)) / taken.sum((2, 3)),
+            "CountedPool": window.mean((2, 3)),
+            "LpPool": np.sqrt(np.square(window).sum((2, 3))),
+        }[operator]
+    return outputs
+
+
+def check(
+    path: Path,
+    inputs: Mapping[tuple[int, int], np.ndarray],
+    operator: str,
+    auto_pad: str,
+    strides: tuple[int, int],
+    dilations: tuple[int, int],
+    target: str,
+    **options: object,
+) -> None:
+    rights = [pooling(x, operator, auto_pad, strides, dilations) for x in inputs.values()]
+    feeds = [{"x": x} for x in inputs.values()]
+    for got, right in zip(OnnxOriginal(path).run(feeds), rights, strict=True):
+        np.testing.assert_allclose(got["y"], right, rtol=1e-4, atol=1e-5)
+    place = path.parent / "engine"
+    built = edgekit.build(path, precision="fp32", target=target, output=place, profile=False, progress=False, **options)
+    with edgekit.load(built) as session:
+        for feed, right in zip(feeds, rights, strict=True):
+            np.testing.assert_allclose(session.run(feed)["y"], right, rtol=1e-4, atol=1e-5)
+
+
+SIZES = ((5, 5), (9, 10), (8, 7), (20, 20))
+RANGES = {"x": (1, 3, SizeRange(5, 9, 20), SizeRange(5, 10, 20))}
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+@pytest.mark.parametrize("operator", ["MaxPool", "AveragePool", "CountedPool", "LpPool"])
+def test_pads_of_a_pooling_follow_a_dynamic_size(operator: str, auto_pad: str, target: str, tmp_path: Path) -> None:
+    backend(target).require()
+    path = pooled(tmp_path / "m.onnx", operator, auto_pad, (2, 3), (2, 3), ("h", "w"))
+    inputs = {each: RANDOM.standard_normal((1, 3, *each)).astype(np.float32) for each in SIZES}
+    check(path, inputs, operator, auto_pad, (2, 3), (2, 3), target, input=RANGES)
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+@pytest.mark.parametrize("auto_pad", ["SAME_UPPER", "SAME_LOWER"])
+def test_pads_of_a_convolution_follow_a_dynamic_size(auto_pad: str, target: str, tmp_path: Path) -> None:
+    backend(target).require()
+    path = saved(tmp_path / "m.onnx", auto_pad, (2, 2), ("h", "w"))
+    feeds = [{"x": RANDOM.standard_normal((1, 3, *each)).astype(np.float32)} for each in SIZES]
+    rights = [expected(feed["x"], auto_pad, (2, 2)) for feed in feeds]
+    for got, right in zip(OnnxOriginal(path).run(feeds), rights, strict=True):
+        np.testing.assert_allclose(got["y"], right, rtol=1e-4, atol=1e-5)
+    place = tmp_path / "engine"
+    built = edgekit.build(
+        path, precision="fp32", target=target, output=place, profile=False, progress=False, input=RANGES
+    )
+    with edgekit.load(built) as session:
+        for feed, right in zip(feeds, rights, strict=True):
+            np.testing.assert_allclose(session.run(feed)["y"], right, rtol=1e-4, atol=1e-5)
+
+
+def test_pads_of_integers_are_their_zero_point(tmp_path: Path) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]> g (uint8[1, 3, h, w] x) => (int32[1, 4, a, b] y) <uint8 z = {77}>
+    { y = ConvInteger <auto_pad = "SAME_UPPER", dilations = [2, 3], strides = [2, 2]> (x, w, z) }"""
+    proto = onnx.parser.parse_model(text)
+    weight = RANDOM.integers(-128, 128, WEIGHT.shape).astype(np.int8)
+    proto.graph.initializer.append(numpy_helper.from_array(weight, "w"))
+    onnx.save(proto, tmp_path / "m.onnx")
+    x = RANDOM.integers(0, 256, (1, 3, 9, 10)).astype(np.uint8)
+    padded = torch.nn.functional.pad(
+        torch.from_numpy(x.astype(np.float64) - 77), pads_of((9, 10), "SAME_UPPER", (2, 2))
+    )
+    right = torch.nn.functional.conv2d(padded, torch.from_numpy(weight.astype(np.float64)), stride=2, dilation=(2, 3))
+    (got,) = OnnxOriginal(tmp_path / "m.onnx").run([{"x": x}])
+    np.testing.assert_array_equal(got["y"], right.numpy())
+
+
+def test_an_old_file_with_a_dynamic_size_is_built_too(tmp_path: Path) -> None:
+    path = pooled(tmp_path / "m.onnx", "MaxPool", "SAME_LOWER", (2, 2), (2, 2), ("h", "w"), opset=10)
+    x = RANDOM.standard_normal((1, 3, 8, 7)).astype(np.float32)
+    check(path, {(8, 7): x}, "MaxPool", "SAME_LOWER", (2, 2), (2, 2), "cpu", input=RANGES)
+
+
+def test_indices_of_padded_windows_are_refused_with_a_way_on(tmp_path: Path) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 19]>
+    g (float[1, 3, h, w] x) => (float[1, 3, a, b] y, int64[1, 3, a, b] i)
+    { y, i = MaxPool <kernel_shape = [3, 3], auto_pad = "SAME_UPPER", dilations = [2, 2], strides = [2, 2]> (x) }"""
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "m.onnx")
+    with pytest.raises(GraphError, match=r"node '\w+': a MaxPool with auto_pad=SAME_UPPER .* indices") as error:
+        load_model(ModelConfig(model=tmp_path / "m.onnx", input=RANGES), Silent())
+    assert "export it with pads" in error.value.hint
