@@ -69,7 +69,7 @@ def model_from_recipe(recipe: Recipe, config: ModelConfig, progress: Progress) -
     with progress.stage(f"making {recipe.name}"):
         module = module_from_recipe(recipe, seed=config.seed)
     weights = _load(module, recipe, config, progress)
-    num_values = {spec.name: spec.num_values for spec in recipe.inputs if spec.num_values}
+    num_values = {spec.name: spec.bound for spec in recipe.inputs if spec.bound}
     with _explain_shape_error(recipe, config):
         made = _exported(module, specs, shapes, recipe.outputs, config.opset, recipe.tolerance, num_values, progress)
     return LoadedModel(

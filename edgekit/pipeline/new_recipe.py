@@ -44,8 +44,8 @@ def recipe_of_onnx(config: ModelConfig, folder: Path, progress: Progress) -> Rec
     model = load_model(config, progress)
     inputs = []
     for spec in specs_at(model.inputs, model.shapes):
-        if spec.dtype not in ("float32", "int64"):
-            raise UsageError(f"input {spec}: expected float32 or int64, as recipes have")
+        if spec.dtype not in ("float32", "int64", "uint8"):
+            raise UsageError(f"input {spec}: expected float32, int64 or uint8, as recipes have")
         shape = tuple(size for size in spec.shape if isinstance(size, int))
         num_values = 2 if spec.dtype == "int64" else 0
         inputs.append(Input(name=spec.name, shape=shape, dtype=spec.dtype, num_values=num_values))  # type: ignore[arg-type]

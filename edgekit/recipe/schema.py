@@ -40,6 +40,10 @@ __all__ = [
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
 Fraction = Annotated[float, msgspec.Meta(ge=0.0, le=1.0)]
 Text = Annotated[str, msgspec.Meta(min_length=1)]
+
+BYTE_VALUES = 256
+"""Number of values of a ``uint8``."""
+
 # A task has a module of this name in edgekit/runtime/tasks, and one in edgekit/evaluation/evaluators if it is measured.
 Task = Literal["detect", "segment", "pose", "obb", "classify", "regress", "translate", "tensor"]
 
@@ -87,21 +91,28 @@ class Input(_Table, frozen=True, kw_only=True):
     Attributes:
         name: name of the input in the engine.
         shape: batch size first; ``(N, C, H, W)`` or ``(N, H, W, C)`` for an image.
-        dtype: the element type.
+        dtype: the element type; ``uint8`` for an image whose pixels the model normalizes itself.
         num_values: number of values that an integer input can take, 0 to ``num_values - 1``: the vocabulary size, or
-            2 for a mask.
+            2 for a mask. An input of ``uint8`` takes all 256 by default.
     """
 
     name: Text
     shape: Annotated[tuple[Positive, ...], msgspec.Meta(min_length=1)]
-    dtype: Literal["float32", "int64"] = "float32"
+    dtype: Literal["float32", "int64", "uint8"] = "float32"
     num_values: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
 
     def __post_init__(self) -> None:
         if self.dtype == "int64":
             expect(self.num_values > 0, "num_values", "a number > 0, since dtype is 'int64'", self.num_values)
+        elif self.dtype == "uint8":
+            expect(self.num_values <= BYTE_VALUES, "num_values", "256 or less, since dtype is 'uint8'", self.num_values)
         else:
             expect(self.num_values == 0, "num_values", "none, since dtype is 'float32'", self.num_values)
+
+    @property
+    def bound(self) -> int:
+        """Exclusive upper bound of the integers that the input takes; 0 for floats."""
+        return BYTE_VALUES if self.dtype == "uint8" and not self.num_values else self.num_values
 
 
 class Preprocess(_Table, frozen=True, kw_only=True):
@@ -322,7 +333,14 @@ class Recipe(_Table, frozen=True, kw_only=True):
 
 def _check_image(image: Input, preprocess: Preprocess) -> None:
     shape = image.shape
-    expect(image.dtype == "float32", "inputs[0].dtype", "'float32', since there is a [preprocess]", image.dtype)
+    types = "'float32' or 'uint8', since there is a [preprocess]"
+    expect(image.dtype in ("float32", "uint8"), "inputs[0].dtype", types, image.dtype)
+    if image.dtype == "uint8":
+        zeros, ones = (0.0,) * preprocess.channels, (1.0,) * preprocess.channels
+        for field, wanted in (("divisor", 1.0), ("mean", zeros), ("std", ones)):
+            got = getattr(preprocess, field)
+            why = "since inputs[0].dtype is 'uint8': the model gets pixels as they are"
+            expect(got == wanted, f"preprocess.{field}", f"{wanted}, {why}", got)
     expect(len(shape) == 4, "inputs[0].shape", "4 numbers, since there is a [preprocess]", list(shape))
     channels = shape[1] if preprocess.layout == "nchw" else shape[3]
     expect(

@@ -138,7 +138,11 @@ def test_heads_of_yolov1_have_boxes_instead_of_anchors(folder: Path) -> None:
             "[[1, 2], [3, 4]], boxes = 2",
             "heads[0].boxes: expected none, since family is 'yolov3', got 2",
         ),
-        ("[1, 3, 64, 96]", '[1, 3, 64, 96]\ndtype = "int32"', "inputs[0].dtype: expected one of float32, int64, got"),
+        (
+            "[1, 3, 64, 96]",
+            '[1, 3, 64, 96]\ndtype = "int32"',
+            "inputs[0].dtype: expected one of float32, int64, uint8, got",
+        ),
         (
             "[1, 3, 64, 96]",
             '[1, 3, 64, 96]\ndtype = "int64"',
@@ -147,7 +151,17 @@ def test_heads_of_yolov1_have_boxes_instead_of_anchors(folder: Path) -> None:
         (
             "[1, 3, 64, 96]",
             '[1, 3, 64, 96]\ndtype = "int64"\nnum_values = 2',
-            "inputs[0].dtype: expected 'float32', since there is a [preprocess], got 'int64'",
+            "inputs[0].dtype: expected 'float32' or 'uint8', since there is a [preprocess], got 'int64'",
+        ),
+        (
+            "[1, 3, 64, 96]",
+            '[1, 3, 64, 96]\ndtype = "uint8"',
+            "preprocess.divisor: expected 1.0, since inputs[0].dtype is 'uint8': the model gets pixels as they are",
+        ),
+        (
+            "[1, 3, 64, 96]",
+            '[1, 3, 64, 96]\ndtype = "uint8"\nnum_values = 257',
+            "inputs[0].num_values: expected 256 or less, since dtype is 'uint8', got 257",
         ),
         (
             "[1, 3, 64, 96]",
