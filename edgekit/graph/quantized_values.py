@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-__all__ = ["Quantization", "data_inputs", "quantized_values"]
+__all__ = ["Quantization", "data_inputs", "quantized_value", "quantized_values"]
 
 _MOVES = frozenset(
     "Concat DepthToSpace Expand Flatten Gather GatherElements GatherND Identity MaxPool Pad Reshape Resize Slice "
@@ -73,21 +73,34 @@ class Quantization:
         return np.asarray((integers.astype(np.float64) - zero) * scale, self.scale.dtype)
 
 
-def quantized_values(graph: ir.Model) -> Mapping[ir.Value, Quantization] | None:
+def quantized_value(pair: ir.Node) -> ir.Value:
+    """Returns what a QuantizeLinear makes, or a DequantizeLinear reads."""
+    value = pair.inputs[0] if pair.op_type == "DequantizeLinear" else pair.outputs[0]
+    assert value is not None
+    return value
+
+
+def quantized_values(
+    graph: ir.Model, types: frozenset[ir.DataType] | None = None
+) -> Mapping[ir.Value, Quantization] | None:
     """Returns the quantization of each value, constants too, that holds quantized numbers; inputs and outputs too.
 
     None if one is read or computed by another operator than QuantizeLinear, DequantizeLinear and those that move
     elements, or if its readers disagree about what its integers stand for.
 
-    Preconditions: values have their types and ranks. Scales and zero points are constants.
+    Args:
+        graph: values have their types and ranks.
+        types: element types of the values that are wanted; None: all.
     """
     found: dict[ir.Value, Quantization] = {}
     for node in graph.graph.all_nodes():
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             continue
-        value = node.inputs[0] if node.op_type == "DequantizeLinear" else node.outputs[0]
-        quantization = _of_node(node)
-        if value is None or quantization is None or not _spread(value, quantization, found):
+        value = quantized_value(node)
+        if types is not None and value.dtype not in types:
+            continue
+        quantization = _of_node(node, value)
+        if quantization is None or not _spread(value, quantization, found):
             return None
     return found
 
@@ -140,12 +153,11 @@ def data_inputs(node: ir.Node) -> list[int]:
     return [0]
 
 
-def _of_node(node: ir.Node) -> Quantization | None:
+def _of_node(node: ir.Node, integers: ir.Value) -> Quantization | None:
     """Returns what a QuantizeLinear makes, or a DequantizeLinear reads; None if its scale or zero point is computed."""
     scale, zero = (_array(node.inputs[index] if index < len(node.inputs) else None) for index in (1, 2))
     omitted = len(node.inputs) < 3 or node.inputs[2] is None
-    integers = node.outputs[0] if node.op_type == "QuantizeLinear" else node.inputs[0]
-    if scale is None or (zero is None and not omitted) or integers is None or integers.dtype is None:
+    if scale is None or (zero is None and not omitted) or integers.dtype is None:
         return None
     rank = len(integers.shape) if integers.shape is not None else None
     axis, block = node.attributes.get_int("axis", 1), node.attributes.get_int("block_size", 0)

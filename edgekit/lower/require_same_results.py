@@ -35,6 +35,6 @@ def _difference(node: ir.Node) -> str:
             "this target takes the largest of the interpolated points, and ONNX Runtime the largest of the weighted "
             "pixels around them"
         )
-    if node.op_type in ("Cast", "CastLike") and node.outputs[0].dtype in _BYTES:
+    if node.op_type in ("Cast", "CastLike", "QuantizeLinear") and node.outputs[0].dtype in _BYTES:
         return "this target rounds to 16 bits first, and then to float8"
     return ""

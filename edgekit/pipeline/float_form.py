@@ -23,6 +23,10 @@ from edgekit.lower.tensorrt_operators import use_tensorrt_operators
 
 __all__ = ["FloatForm", "use_float_form"]
 
+_FLOAT8 = frozenset(
+    {ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT8E4M3FNUZ, ir.DataType.FLOAT8E5M2, ir.DataType.FLOAT8E5M2FNUZ}
+)
+
 
 class FloatForm(NamedTuple):
     """How a quantized file became a float model.
@@ -49,6 +53,12 @@ def use_float_form(graph: ir.Model, name: str, target: str) -> FloatForm | None:
         that cannot be replaced.
     """
     library = backend(target)
+    if not library.on_gpu and _remove_static(graph, _FLOAT8):
+        note = (
+            f"the file is quantized to FP8, which {target} has no kernels for: it is read as floats there, with the "
+            "numbers that its weights stand for, and compared with these"
+        )
+        return FloatForm(note, partial(_without_static, name=name, types=_FLOAT8))
     if not library.scheme().dynamic and RemoveDynamicQuantization()(graph).modified:
         DequantizeWeights()(graph)
         DecomposeContrib()(graph)
@@ -74,21 +84,26 @@ def _without_dynamic(graph: ir.Model) -> ir.Model:
     return graph
 
 
-def _without_static(graph: ir.Model, name: str) -> ir.Model:
+def _without_static(graph: ir.Model, name: str, types: frozenset[ir.DataType] | None = None) -> ir.Model:
     graph = upgrade_opset(inlined(graph), name)
     InferShapes()(graph)
-    _remove_static(graph)
+    _remove_static(graph, types)
     return graph
 
 
-def _remove_static(graph: ir.Model) -> bool:
-    """Removes static quantization in place, or changes nothing; returns whether it did."""
+def _remove_static(graph: ir.Model, types: frozenset[ir.DataType] | None = None) -> bool:
+    """Removes static quantization to some types, or to all, or changes nothing; returns whether it did."""
+    if types is not None and types.isdisjoint(
+        value.dtype for node in graph.graph.all_nodes() for value in node.outputs
+    ):
+        return False
     found = graph.clone(deep_copy=False)
     NameNodes()(found)
     FoldConstants()(found)
-    QLinearAsQdq()(found)
-    InferShapes()(found)
-    if not RemoveStaticQuantization()(found).modified:
+    if types is None:
+        QLinearAsQdq()(found)
+        InferShapes()(found)
+    if not RemoveStaticQuantization(types)(found).modified:
         return False
     InferShapes()(found)
     graph.graph = found.graph

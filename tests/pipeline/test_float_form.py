@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+import ml_dtypes
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -147,3 +149,55 @@ def test_what_has_no_float_form_is_refused_by_name(tmp_path: Path) -> None:
             progress=False,
         )
     assert "build it from its float original" in caught.value.hint
+
+
+def float8(array: np.ndarray, name: str) -> onnx.TensorProto:
+    values = array.astype(ml_dtypes.float8_e4m3fn)
+    return onnx.helper.make_tensor(name, onnx.TensorProto.FLOAT8E4M3FN, array.shape, values.tobytes(), raw=True)
+
+
+def in_float8(file: Path, other: str = "") -> np.ndarray:
+    """Writes two products between FP8, and returns the numbers that their weights stand for."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        g (float[8, 32] x) => (float[8, 32] y) <float s = {0.01}, float t = {0.002}, float k = {0.1}, uint8 l = {0}> {
+          q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  v = DequantizeLinear (w0, t, z)
+          [first] m = MatMul (d, v)  r = Relu (m)
+          p = QuantizeLinear (r, k, OTHER)  e = DequantizeLinear (p, k, OTHER)  u = DequantizeLinear (w1, t, z)
+          [second] y = MatMul (e, u) }""".replace("OTHER", other or "z")
+    )
+    weights = [float8(RANDOM.standard_normal((32, 32)) * 100, f"w{index}") for index in range(2)]
+    proto.graph.initializer.extend([*weights, float8(np.zeros(()), "z")])
+    onnx.save(proto, file)
+    return np.stack([onnx.numpy_helper.to_array(each).astype(np.float64) * np.float32(0.002) for each in weights])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_float8_is_read_as_floats_where_it_has_no_kernels(
+    target: Literal["cpu", "openvino"], precision: Literal["fp32", "int8"], tmp_path: Path
+) -> None:
+    first, second = in_float8(tmp_path / "file.onnx")
+    x = RANDOM.standard_normal((8, 32)).astype(np.float32)
+    place = edgekit.build(
+        tmp_path / "file.onnx",
+        precision=precision,
+        target=target,
+        output=tmp_path / "out",
+        calib=[x],
+        profile=False,
+        progress=False,
+    )
+    with edgekit.load(place) as session:
+        assert any("quantized to FP8" in note for note in session.manifest.notes)
+        assert precision == "fp32" or set(session.manifest.layers) == {"int8"}
+        right = np.maximum(x @ first, 0) @ second
+        assert snr_db([right], [session.run({"x": x})["y"]]) > (100 if precision == "fp32" else 25)
+
+
+def test_only_float8_is_read_as_floats(tmp_path: Path) -> None:
+    in_float8(tmp_path / "file.onnx", other="l")
+    model = load_model(ModelConfig(model=tmp_path / "file.onnx"), Silent(), "cpu")
+    assert model.quantized
+    types = [node.outputs[0].dtype for node in model.graph.graph if node.op_type == "QuantizeLinear"]
+    assert types == [ir.DataType.UINT8]

@@ -10,16 +10,20 @@ import onnx_ir as ir
 from edgekit.graph.insert import insert_behind, new_constant
 from edgekit.graph.operators import uses_quantized_values
 from edgekit.graph.passes.remove_dead import RemoveDead
-from edgekit.graph.quantized_values import Quantization, data_inputs, quantized_values
+from edgekit.graph.quantized_values import Quantization, data_inputs, quantized_value, quantized_values
 
 __all__ = ["RemoveStaticQuantization"]
 
+_PAIRS = frozenset({"QuantizeLinear", "DequantizeLinear"})
 _KEEPS_ITS_RANGE = frozenset("Clip HardSigmoid HardSwish LeakyRelu LogSoftmax PRelu Relu Sigmoid Softmax Tanh".split())
 """Activation functions: none was removed between one of them and a quantizer."""
 
 
 class RemoveStaticQuantization(ir.passes.InPlacePass):
     """Replaces quantized weights by the numbers that they stand for, and quantized activations by floats.
+
+    Args:
+        types: element types of the quantized values that are replaced; None: all, or nothing if one cannot be.
 
     The float layers can be calibrated and quantized again, for a target that does not have the file's integers. Only
     the rounding of the activations is lost. A quantizer of activations cuts off what is beyond its range too, and
@@ -28,14 +32,19 @@ class RemoveStaticQuantization(ir.passes.InPlacePass):
 
     Preconditions: values have their types and ranks; the opset is 13 or newer; operators of ONNX Runtime for integers
         are Q/DQ pairs. Constants are folded.
-    Postconditions: if the pass changes the graph, no node uses quantized values; inputs and outputs of integers are
-        converted. Layers and their outputs keep their names. If one node cannot be replaced, nothing changes.
+    Postconditions: if the pass changes the graph, no node uses such quantized values; inputs and outputs of integers
+        are converted. Layers and their outputs keep their names. If one node cannot be replaced, nothing changes.
     """
 
+    def __init__(self, types: frozenset[ir.DataType] | None = None) -> None:
+        super().__init__()
+        self._types = types
+
     def call(self, model: ir.Model) -> ir.passes.PassResult:
-        nodes = [node for node in model.graph.all_nodes() if uses_quantized_values(node)]
-        pairs = [node for node in nodes if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
-        found = quantized_values(model) if len(pairs) == len(nodes) and nodes else None
+        pairs = [node for node in model.graph.all_nodes() if self._is_wanted(node)]
+        found = None
+        if pairs and all(node.op_type in _PAIRS for node in pairs):
+            found = quantized_values(model, self._types)
         if not found or not all(_may_cross_the_border(*each) for each in found.items()):
             return ir.passes.PassResult(model, modified=False)
         outputs = {value: value.type for value in found if value.is_graph_output()}
@@ -47,6 +56,11 @@ class RemoveStaticQuantization(ir.passes.InPlacePass):
             _replace(node, found)
         RemoveDead()(model)
         return ir.passes.PassResult(model, modified=True)
+
+    def _is_wanted(self, node: ir.Node) -> bool:
+        if self._types is None:
+            return uses_quantized_values(node)
+        return node.op_type in _PAIRS and quantized_value(node).dtype in self._types
 
 
 def _may_cross_the_border(value: ir.Value, quantization: Quantization) -> bool:
