@@ -18,7 +18,7 @@ from edgekit.extras import install_command
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["graph_layers", "quantized_layers", "read_graph", "saved_beside", "weight_files"]
+__all__ = ["graph_layers", "name_nodes", "quantized_layers", "read_graph", "saved_beside", "weight_files"]
 
 _REWRITTEN = "rewritten.onnx"
 _MOVES = frozenset({"Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
@@ -52,6 +52,15 @@ def read_graph(path: Path) -> ir.Model:
         raise GraphError(f"cannot read {path}: expected an ONNX file: {e}") from e
 
 
+def name_nodes(graph: ir.Model) -> bool:
+    """Names the nodes that have no names, so that layers and messages have them; returns whether there were any."""
+    if all(node.name for node in graph.graph.all_nodes()):
+        return False
+    from edgekit.graph.passes import NameNodes  # needs onnx_ir, which runtime-only boards lack
+
+    return NameNodes()(graph).modified
+
+
 def quantized_layers(
     graph: ir.Model, *, joining: bool = False, bodies: bool = False, weights_only: bool = False
 ) -> tuple[str, ...]:
@@ -73,7 +82,7 @@ def quantized_layers(
     nodes = list(graph.graph.all_nodes() if bodies else graph.graph)
     for node in nodes:
         integer_concat = joining and node.op_type == "Concat" and dequantized.issuperset(node.inputs)
-        if node.op_type == "DequantizeLinear" or integer_concat:
+        if (node.op_type == "DequantizeLinear" and not _reads_floats(node)) or integer_concat:
             dequantized.update(node.outputs)
     return tuple(
         node.name or ""
@@ -81,6 +90,12 @@ def quantized_layers(
         if node.op_type in integer_operators
         or (node.op_type in PRODUCTS and dequantized.issuperset(node.inputs[factors]))
     )
+
+
+def _reads_floats(dequantizer: ir.Node) -> bool:
+    """Whether it reads floats of 8 bits."""
+    dtype = dequantizer.inputs[0].dtype if dequantizer.inputs[0] is not None else None
+    return dtype is not None and dtype.is_floating_point()
 
 
 def graph_layers(graph: ir.Model) -> list[Layer]:

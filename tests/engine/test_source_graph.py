@@ -10,7 +10,14 @@ import pytest
 from small_graphs import conv_graph, save
 
 from edgekit.engine.backend import BuildOptions, backend
-from edgekit.engine.source_graph import graph_layers, quantized_layers, read_graph, saved_beside, weight_files
+from edgekit.engine.source_graph import (
+    graph_layers,
+    name_nodes,
+    quantized_layers,
+    read_graph,
+    saved_beside,
+    weight_files,
+)
 from edgekit.errors import BackendUnavailable, GraphError
 from edgekit.specs import Precision
 
@@ -144,3 +151,32 @@ def test_products_that_onnx_runtime_quantizes_at_run_time_are_int8(operator: str
     assert quantized_layers(read_graph(tmp_path / "graph.onnx")) == ("product",)
     options = BuildOptions(precision=Precision.INT8, threads=1)
     assert backend("cpu").build(tmp_path / "graph.onnx", tmp_path, options).layers == {"int8": 1}
+
+
+def test_nodes_without_names_are_named_after_their_outputs() -> None:
+    text = '<ir_version: 9, opset_import: ["" : 20]> g (float[2] x) => (float[2] y) { t = Neg (x)  y = Abs (t) }'
+    graph = ir.from_proto(onnx.parser.parse_model(text))
+    assert name_nodes(graph)
+    assert [node.name for node in graph.graph] == ["t", "y"]
+    assert not name_nodes(graph)
+
+
+def test_products_of_float8_are_no_quantized_layers() -> None:
+    text = """<ir_version: 9, opset_import: ["" : 20]>
+    g (float8e4m3fn[2, 2] x, float8e4m3fn[2, 2] w) => (float[2, 2] y) <float s = {0.1}>
+    { a = DequantizeLinear (x, s)  b = DequantizeLinear (w, s)  y = MatMul (a, b) }"""
+    assert quantized_layers(ir.from_proto(onnx.parser.parse_model(text))) == ()
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_an_attention_on_integers_needs_no_names(target: str, tmp_path: Path) -> None:
+    pairs = " ".join(f"{x}q = QuantizeLinear ({x}, s, z)  {x}d = DequantizeLinear ({x}q, s, z)" for x in "abc")
+    text = f"""<ir_version: 9, opset_import: ["" : 20]>
+    g (float[1, 4, 128, 32] a, float[1, 4, 128, 32] b, float[1, 4, 128, 32] c) => (float[1, 4, 128, 32] y)
+    <float s = {{0.03}}, int8 z = {{0}}, float p = {{0.0039}}, uint8 n = {{0}}, float k = {{0.17}}> {{
+      {pairs}  t = Transpose <perm = [0, 1, 3, 2]> (bd)  u = MatMul (ad, t)  v = Mul (u, k)  w = Softmax (v)
+      wq = QuantizeLinear (w, p, n)  wd = DequantizeLinear (wq, p, n)  y = MatMul (wd, cd) }}"""
+    backend(target).require()
+    onnx.save(onnx.shape_inference.infer_shapes(onnx.parser.parse_model(text)), tmp_path / "graph.onnx")
+    options = BuildOptions(precision=Precision.INT8, threads=1)
+    assert backend(target).build(tmp_path / "graph.onnx", tmp_path, options).engine

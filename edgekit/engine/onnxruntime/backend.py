@@ -18,7 +18,7 @@ from edgekit.engine.onnxruntime.layer_timer import OnnxRuntimeLayerTimer
 from edgekit.engine.onnxruntime.lowering import has_float_biases, lower_after, lower_before, opt_element_counts
 from edgekit.engine.onnxruntime.scheme import scheme_of_processor
 from edgekit.engine.planes import with_planes_as_one
-from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
+from edgekit.engine.source_graph import name_nodes, quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
 from edgekit.interrupts import load_ends_on_interrupt, run_options
@@ -92,6 +92,7 @@ class OnnxRuntime:
 
         ort = _library()
         source = read_graph(graph)
+        named = name_nodes(source)
         quantized, lowers = quantized_layers(source, bodies=True), options.precision is Precision.INT8
         opt_counts = opt_element_counts(source, options) if lowers else {}
         file_bytes = sum(file.stat().st_size for file in (graph, *weight_files(source)))
@@ -104,7 +105,7 @@ class OnnxRuntime:
             settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", WEIGHTS)
         try:
             lowered, notes = lower_before(source, options)
-            with saved_beside(source, folder, large=large) if lowered else nullcontext(graph) as path:
+            with saved_beside(source, folder, large=large) if lowered or named else nullcontext(graph) as path:
                 # A graph that was quantized elsewhere may have float biases, which the integer kernels do not take.
                 disabled = DISABLED[:-1] if has_float_biases(source) else DISABLED
                 _session(ort, path, settings, disabled)

@@ -22,7 +22,7 @@ from edgekit.engine.openvino.messages import compilation_error, conversion_error
 from edgekit.engine.openvino.scheme import scheme_of_processor
 from edgekit.engine.openvino.stable_top_k import sort_equal_values
 from edgekit.engine.planes import with_planes_as_one
-from edgekit.engine.source_graph import quantized_layers, read_graph, saved_beside, weight_files
+from edgekit.engine.source_graph import name_nodes, quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EngineMismatch, RunError
 from edgekit.extras import install_command
 from edgekit.specs import Precision, QuantScheme, TensorSpec
@@ -100,13 +100,14 @@ class OpenVino:
         from edgekit.lower.weights_without_zero_point import has_weights_with_zero_points
 
         engine = folder / ENGINE
+        named = name_nodes(source)
         weights_only = options.precision is Precision.INT8 and not _has_quantizer(source)
         quantized = quantized_layers(source, joining=True, weights_only=weights_only)
         attentions, products = _attention_products(source), _products(source)
         corrected = compute_as_onnx(source)
         narrowed = narrow_for_processor(source, options)
         lowered, turned = lower_for_processor(source, options)
-        changed = corrected or lowered or narrowed > 0
+        changed = named or corrected or lowered or narrowed > 0
         own = weights_only or (options.precision is Precision.INT8 and has_weights_with_zero_points(source))
         group = OWN_GROUP_SIZE if own else 0
         with saved_beside(source, folder, large=bool(weight_files(source))) if changed else nullcontext(graph) as path:
