@@ -13,6 +13,7 @@ from edgekit.lower.cut_gathered_elements import CutGatheredElements
 from edgekit.lower.dequantize_exactly import STEPPED, DequantizeExactly
 from edgekit.lower.dft_over_first_axis import DftOverFirstAxis
 from edgekit.lower.explicit_pads import ExplicitPads
+from edgekit.lower.float_factors import FloatRows
 from edgekit.lower.full_rank_slopes import FullRankSlopes
 from edgekit.lower.gather_one_after_product import GatherOneAfterProduct
 from edgekit.lower.keep_infinity import KeepInfinity
@@ -70,6 +71,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
         [
             QLinearAsQdq(),
             *map(WeightsWithoutZeroPoint, sorted(PRODUCTS)),
+            *map(FloatRows, ("Gemm", "MatMul")),
             ClipBeforeQuantizer(),
             *map(DequantizeExactly, STEPPED),
             *pools,

@@ -39,6 +39,7 @@ def opt_element_counts(source: ir.Model, options: BuildOptions) -> Mapping[str, 
 def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[str, ...]]:
     """Replaces patterns that ONNX Runtime does not fuse, or fuses wrongly; returns whether any were, and notes."""
     # These need onnx_ir, which runtime-only boards lack.
+    from edgekit.lower.float_factors import FloatFactors
     from edgekit.lower.fuse_attention import FuseAttention
     from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
     from edgekit.lower.fuse_rms_norm import FuseRmsNorm
@@ -57,6 +58,7 @@ def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[s
         source,
         [
             *map(KeepBounds, ("Relu", "Clip")),
+            *map(FloatFactors, ("Gemm", "MatMul")),
             SignedWeights(),
             FuseIntegerMatMul(),
             KeepAverageFloat(LIMITS),

@@ -17,6 +17,8 @@ DTYPES = {
     "bf16": "bfloat16",
     "u8": "int8",
     "i8": "int8",
+    "u4": "int4",
+    "i4": "int4",
     "i32": "int32",
     "i64": "int64",
     "boolean": "bool",
@@ -72,7 +74,7 @@ def product_type(operator: Any, group: int) -> str:
     """
     named = element_type(operator)
     data, weights, *others = operator.input_values()
-    if named != "int8" or (is_integer(data) and is_integer(weights)):
+    if named not in ("int8", "int4") or (is_integer(data) and is_integer(weights)):
         return named
     return "int8" if is_integer(weights) and _quantizes_its_input(weights, others, group) else "float32"
 
