@@ -110,12 +110,14 @@ class Backend(Protocol):
         precisions: the precisions it supports.
         on_gpu: engines run on a GPU; else on the CPU.
         computes: engines compute the outputs of the graph; those of ``null`` are zeros, and compared with nothing.
+        rounds_to_fp8: floats become FP8 as in ONNX.
     """
 
     name: str
     precisions: frozenset[Precision]
     on_gpu: bool
     computes: bool
+    rounds_to_fp8: bool
 
     def require(self) -> None:
         """Raises `BackendUnavailable` if something needed for building is missing, with the command to install it."""

@@ -40,6 +40,7 @@ class Null:
     precisions = frozenset({Precision.FP32, Precision.INT8})
     on_gpu = False
     computes = False
+    rounds_to_fp8 = True
 
     def require(self) -> None:
         """See `Backend.require`."""

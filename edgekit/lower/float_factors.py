@@ -24,7 +24,7 @@ class FloatFactors(RewritePass):
     Args:
         operator: ``MatMul`` or ``Gemm``.
 
-    Preconditions: values have their shapes.
+    Preconditions: values have their types.
     Postconditions: no such product reads a DequantizeLinear of 8 bits, unless both factors have scales that the kernels
         take. Names stay; results are those of the graph.
     """
@@ -97,7 +97,10 @@ def _source(value: ir.Value | None) -> ir.Node | None:
     node = value.producer() if value is not None else None
     if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
         return None
-    return node if node.inputs[0].dtype in _BYTES else None
+    # Zero points have the type of the integers, which may not be written down.
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    dtype = node.inputs[0].dtype or (zero.dtype if zero is not None else None)
+    return node if dtype in _BYTES else None
 
 
 def _has_several(source: ir.Node) -> bool:
@@ -113,8 +116,8 @@ def _has_scales_of_columns(node: ir.Node, source: ir.Node) -> bool:
     """Whether there is one scale, or one for each column of a matrix of constants."""
     if not _has_several(source):
         return True
-    factor = source.outputs[0]
-    if constant(source.inputs[0]) is None or factor.shape is None or len(factor.shape) != 2:
+    matrix = constant(source.inputs[0])
+    if matrix is None or len(matrix.shape) != 2:
         return False
     if source.attributes.get_int("block_size", 0):
         return False

@@ -181,7 +181,8 @@ def _built(folder: Path, scratch: Path, place: Path, config: BuildConfig, progre
         from edgekit.quantize.calibrate.table import write_table
 
     started = time.perf_counter()
-    model = with_class_names(load_model(config.model, progress, config.target.target), config.model, progress)
+    loaded = load_model(config.model, progress, config.target.target, config.target.precision)
+    model = with_class_names(loaded, config.model, progress)
     config = dynamic_if_static_cannot(model, config, progress)
     target, output = config.target, config.output
     require_room(place, _needed_bytes(model, config))

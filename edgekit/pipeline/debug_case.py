@@ -90,7 +90,7 @@ def case_of_model(
 ) -> Case:
     """Returns a model's typed graph, or its engine, beside its float graph; the arguments are those of `debug`."""
     target, precision = config.target, config.target.precision
-    model = load_model(config.model, notes, target.target)
+    model = load_model(config.model, notes, target.target, precision)
     inputs = model_inputs(model, config.calibration, target, notes, scratch)
     reference = reference_outputs(model, inputs, notes)
     verifier = Verifier(

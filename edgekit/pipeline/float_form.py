@@ -20,6 +20,7 @@ from edgekit.graph.passes.remove_static_quantization import RemoveStaticQuantiza
 from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
 from edgekit.lower.require_signed_integers import other_integers
 from edgekit.lower.tensorrt_operators import use_tensorrt_operators
+from edgekit.specs import Precision
 
 __all__ = ["FloatForm", "use_float_form"]
 
@@ -40,20 +41,23 @@ class FloatForm(NamedTuple):
     of_file: Callable[[ir.Model], ir.Model]
 
 
-def use_float_form(graph: ir.Model, name: str, target: str) -> FloatForm | None:
+def use_float_form(graph: ir.Model, name: str, target: str, precision: Precision | None = None) -> FloatForm | None:
     """Makes a quantized graph a float one, in place, if the target does not have its integers.
 
     Args:
         graph: a loaded graph.
         name: name of its file, for messages.
         target: name of the backend.
+        precision: of the engine; FP8 files stay as they are on the CPU unless it is INT8, or the backend rounds
+            otherwise.
 
     Returns:
         How; None if the graph was not changed: it is a float graph, the target takes its integers, or it has a form
         that cannot be replaced.
     """
     library = backend(target)
-    if not library.on_gpu and _remove_static(graph, _FLOAT8):
+    keeps_fp8 = library.on_gpu or (library.rounds_to_fp8 and precision is not Precision.INT8)
+    if not keeps_fp8 and _remove_static(graph, _FLOAT8):
         note = (
             f"the file is quantized to FP8, which {target} has no kernels for: it is read as floats there, with the "
             "numbers that its weights stand for, and compared with these"

@@ -42,13 +42,15 @@ from edgekit.recipe.preprocess import merged
 from edgekit.recipe.schema import Preprocess, Recipe, load_recipe
 from edgekit.recognition.facts import metadata_from_properties
 from edgekit.shapes import input_shapes, open_shape, ranges_of_sizes, ranges_of_specs
-from edgekit.specs import Shape, ShapeRange, TensorSpec, specs_text
+from edgekit.specs import Precision, Shape, ShapeRange, TensorSpec, specs_text
 from edgekit.storage import sha256_of
 
 __all__ = ["load_model"]
 
 
-def load_model(config: ModelConfig, progress: Progress, target: str | None = None) -> LoadedModel:
+def load_model(
+    config: ModelConfig, progress: Progress, target: str | None = None, precision: Precision | None = None
+) -> LoadedModel:
     """Loads, exports, optimizes and checks the model.
 
     Args:
@@ -56,6 +58,7 @@ def load_model(config: ModelConfig, progress: Progress, target: str | None = Non
         progress: receives stages and notes.
         target: the backend that it is built for: one without the integers of a quantized ONNX file gets it in floats;
             None leaves it as it is.
+        precision: of the engine.
 
     Raises:
         UsageError: the model does not exist, or an option does not go with it.
@@ -68,9 +71,9 @@ def load_model(config: ModelConfig, progress: Progress, target: str | None = Non
     kind = kind_of(config.model)
     _require_onnx_for_heads(kind, config)
     if kind == "onnx":
-        return _from_onnx(Path(config.model), config, progress, target)
+        return _from_onnx(Path(config.model), config, progress, target, precision)
     if kind == "recipe" and (recipe := load_recipe(config.model)).model.onnx:
-        return _from_recipe_of_onnx(recipe, config, progress, target)
+        return _from_recipe_of_onnx(recipe, config, progress, target, precision)
     # Imported here: an ONNX file needs no PyTorch, which takes seconds and 240 MB to import.
     with needs_extra("exporting a model", "build"):
         from edgekit.pipeline import load_module
@@ -95,14 +98,16 @@ def _require_onnx_for_heads(kind: str, config: ModelConfig) -> None:
         raise UsageError(f"{named[0]} and {named[-1]} exclude each other", hint="give one of them")
 
 
-def _from_onnx(path: Path, config: ModelConfig, progress: Progress, target: str | None) -> LoadedModel:
+def _from_onnx(
+    path: Path, config: ModelConfig, progress: Progress, target: str | None, precision: Precision | None
+) -> LoadedModel:
     if config.weights is not None:
         raise UsageError(f"{argument('weights')} does not go with {path.name}: an ONNX file contains its weights")
     if config.opset is not None:
         raise UsageError(f"{argument('opset')} does not go with {path.name}: only modules are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
-        in_float = use_float_form(graph, path.name, target) if target is not None else None
+        in_float = use_float_form(graph, path.name, target, precision) if target is not None else None
         names = [spec.name for spec in input_specs(graph)]
         given = _given_inputs(graph, config)
         values = fix_inputs(graph, {n: v for n, v in given.items() if isinstance(v, (int, float))})
@@ -171,7 +176,9 @@ def _evaluator(graph: ir.Model) -> Evaluator:
         ) from e
 
 
-def _from_recipe_of_onnx(recipe: Recipe, config: ModelConfig, progress: Progress, target: str | None) -> LoadedModel:
+def _from_recipe_of_onnx(
+    recipe: Recipe, config: ModelConfig, progress: Progress, target: str | None, precision: Precision | None
+) -> LoadedModel:
     """Loads the ONNX file of a recipe, which says what its outputs mean."""
     if config.input or config.head:
         given = argument("input") if config.input else argument("head")
@@ -184,6 +191,7 @@ def _from_recipe_of_onnx(recipe: Recipe, config: ModelConfig, progress: Progress
         dataclasses.replace(config, input=shapes, no_head=True, preprocess=None),
         Silent(),
         target,
+        precision,
     )
     names = [output.name for output in output_specs(model.graph)]
     if missing := [name for name in recipe.outputs if name not in names]:

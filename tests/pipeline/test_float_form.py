@@ -18,6 +18,7 @@ import edgekit
 from edgekit.config import ModelConfig
 from edgekit.pipeline.load_model import load_model
 from edgekit.progress import KeptNotes, Silent
+from edgekit.specs import Precision
 
 Target = Literal["tensorrt", "tensorrt-rtx"]
 RANDOM = np.random.default_rng(12)
@@ -172,8 +173,7 @@ def in_float8(file: Path, other: str = "") -> np.ndarray:
     return np.stack([onnx.numpy_helper.to_array(each).astype(np.float64) * np.float32(0.002) for each in weights])
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int8"])
-@pytest.mark.parametrize("target", ["cpu", "openvino"])
+@pytest.mark.parametrize(("target", "precision"), [("cpu", "int8"), ("openvino", "fp32"), ("openvino", "int8")])
 def test_float8_is_read_as_floats_where_it_has_no_kernels(
     target: Literal["cpu", "openvino"], precision: Literal["fp32", "int8"], tmp_path: Path
 ) -> None:
@@ -195,9 +195,21 @@ def test_float8_is_read_as_floats_where_it_has_no_kernels(
         assert snr_db([right], [session.run({"x": x})["y"]]) > (100 if precision == "fp32" else 25)
 
 
+def test_float8_stays_as_it_is_where_it_is_rounded_as_in_onnx(tmp_path: Path) -> None:
+    file = tmp_path / "file.onnx"
+    in_float8(file)
+    x = RANDOM.standard_normal((8, 32)).astype(np.float32)
+    place = edgekit.build(file, precision="fp32", target="cpu", output=tmp_path / "out", profile=False, progress=False)
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    right = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+    with edgekit.load(place) as session:
+        np.testing.assert_allclose(session.run({"x": x})["y"], right, rtol=1e-5, atol=1e-5 * np.abs(right).max())
+
+
 def test_only_float8_is_read_as_floats(tmp_path: Path) -> None:
     in_float8(tmp_path / "file.onnx", other="l")
-    model = load_model(ModelConfig(model=tmp_path / "file.onnx"), Silent(), "cpu")
+    model = load_model(ModelConfig(model=tmp_path / "file.onnx"), Silent(), "cpu", Precision.INT8)
     assert model.quantized
     types = [node.outputs[0].dtype for node in model.graph.graph if node.op_type == "QuantizeLinear"]
     assert types == [ir.DataType.UINT8]

@@ -61,6 +61,7 @@ class OnnxRuntime:
     precisions = frozenset({Precision.FP32, Precision.INT8})
     on_gpu = False
     computes = True
+    rounds_to_fp8 = True
 
     def require(self) -> None:
         """See `Backend.require`."""

@@ -76,6 +76,7 @@ class OpenVino:
     precisions = frozenset({Precision.FP32, Precision.INT8})
     on_gpu = False
     computes = True
+    rounds_to_fp8 = False  # it rounds to 16 bits first
 
     def require(self) -> None:
         """See `Backend.require`."""

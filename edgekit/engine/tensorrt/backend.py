@@ -76,6 +76,7 @@ class TensorRt:
     precisions = frozenset({Precision.FP32, Precision.FP16, Precision.BF16, Precision.INT8})
     on_gpu = True
     computes = True
+    rounds_to_fp8 = True
     module = "tensorrt"
 
     def require(self) -> None:
