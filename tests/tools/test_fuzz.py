@@ -70,6 +70,33 @@ def test_findings_are_other_errors_and_time(tmp_path: Path) -> None:
     assert done.stdout.split("\n")[:4] == expected
 
 
+MEMORY = """
+import sys
+from pathlib import Path
+from tools.fuzz import worker
+from tools.fuzz.targets import TARGETS, Target
+
+kept = []
+
+def read(content, folder):
+    bytes(int(content) << 20)  # untouched pages of zeros
+
+TARGETS["fake"] = Target(read, lambda: [b""])
+run = worker._Run("fake", 60, Path(sys.argv[1]))
+worker.limit_memory()
+run.limits_memory = True
+kept.append(bytes(800 << 20))  # what libFuzzer keeps
+for megabytes in (b"600", b"1500"):
+    run.take(megabytes)
+    print([found.partition(":")[0].partition(" ")[0] for found in run.findings.values()])
+"""
+
+
+def test_the_memory_of_an_input_is_not_that_of_the_inputs_before(tmp_path: Path) -> None:
+    got = subprocess.run([sys.executable, "-c", MEMORY, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert got.stdout.splitlines() == ["[]", "['MemoryError']"]
+
+
 def test_a_campaign_counts_its_runs(tmp_path: Path) -> None:
     outcome = campaign("names", 1, 0, tmp_path / "findings", coverage=False)
     assert outcome.runs > 10 and outcome.findings == [] and outcome.newest is None

@@ -76,6 +76,7 @@ class _Run:
         self.newest: float | None = None
         """At how many seconds an input last reached new code; nothing without coverage."""
         self.findings: dict[str, str] = {}
+        self.limits_memory = False
         self._begin = time.process_time()
         self._seconds = seconds
         self._scratch = tempfile.TemporaryDirectory()
@@ -94,6 +95,10 @@ class _Run:
         (self.folder / "current").write_bytes(content)  # for the case that the process ends
         place = Path(self._scratch.name)
         found = finding_of(self.name, content, place)
+        if self.limits_memory and found.startswith("MemoryError"):
+            # The corpus of libFuzzer grows to hundreds of megabytes in a long campaign, and counts too.
+            limit_memory()
+            found = finding_of(self.name, content, place)
         self.runs += 1
         kind = found.partition(":")[0] + ":" + found.partition(":")[2].partition(":")[0]
         if found and kind not in self.findings:
@@ -107,6 +112,12 @@ class _Run:
         findings = list(self.findings.values())
         result = {"runs": self.runs, "seconds": self.seconds, "findings": findings, "newest": self.newest}
         (self.folder / "result.json").write_text(json.dumps(result))
+
+
+def limit_memory() -> None:
+    """Lets this process take `MEMORY_BYTES` more than it has now."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
 
 
 class Growth:
@@ -178,8 +189,8 @@ def main() -> None:
     run = _Run(options.target, options.seconds, options.folder)
     for content in seeds:  # what is imported on first use is no part of an input's memory
         run.take(content)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY_BYTES, resource.RLIM_INFINITY))
+    limit_memory()
+    run.limits_memory = True
     if options.coverage:
         _fuzz_by_coverage(run, seeds, options.seed, options.corpus or options.folder / "corpus")
     else:
