@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgekit.cli.options.parameters import Real, fixed_shapes
+from edgekit.cli.options.parameters import Real, fixed_shapes, threads_option
 from edgekit.cli.options.paths import InputPath, OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
-from edgekit.limits import MAX_ROUNDS, MAX_SECONDS, MAX_THREADS
+from edgekit.limits import MAX_ROUNDS, MAX_SECONDS
 from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
@@ -53,13 +53,7 @@ def _limits(ctx: click.Context, option: click.Parameter, values: tuple[str, ...]
     metavar="S",
     help="Duration of the measured runs of a turn.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(0, MAX_THREADS),
-    default=0,
-    metavar="N",
-    help="Threads of each; 0 lets the backend choose.",
-)
+@threads_option("Threads of each; 0 lets the backend choose.")
 @click.option(
     "--input",
     "sizes",

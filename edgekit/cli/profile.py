@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from edgekit.cli.options.completion import complete_boards
-from edgekit.cli.options.parameters import Real, fixed_shapes
+from edgekit.cli.options.parameters import Real, fixed_shapes, threads_option
 from edgekit.cli.options.paths import InputPath, OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
-from edgekit.limits import MAX_RUNS, MAX_SECONDS, MAX_THREADS, MAX_WARMUP
+from edgekit.limits import MAX_RUNS, MAX_SECONDS, MAX_WARMUP
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -83,13 +83,7 @@ def _streams(ctx: click.Context, option: click.Parameter, value: str | None) -> 
     metavar="N",
     help="Number of warm-up runs.",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(0, MAX_THREADS),
-    default=0,
-    metavar="N",
-    help="Number of threads; 0 lets the backend choose.",
-)
+@threads_option()
 @click.option("--image", type=InputPath(dir_okay=False), metavar="FILE", help="Input image of a detector.")
 @click.option(
     "--input",

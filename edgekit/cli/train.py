@@ -9,11 +9,11 @@ import click
 
 from edgekit.cli.options.completion import complete_data, complete_models, complete_weights
 from edgekit.cli.options.hinted import Choice
-from edgekit.cli.options.parameters import Real
+from edgekit.cli.options.parameters import Real, threads_option
 from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console, echo, show_next
-from edgekit.limits import MAX_COUNT, MAX_SEED, MAX_THREADS
+from edgekit.limits import MAX_COUNT, MAX_SEED
 from edgekit.text import json_bytes, shell_words
 
 if TYPE_CHECKING:
@@ -78,13 +78,7 @@ Examples:
     help=f"Image augmentations, such as flip,color: any of {', '.join(AUGMENTATIONS)}; or none.",
 )
 @click.option("--seed", type=click.IntRange(0, MAX_SEED), metavar="N", help="Random seed.")
-@click.option(
-    "--threads",
-    type=click.IntRange(0, MAX_THREADS),
-    default=0,
-    metavar="N",
-    help="Number of threads; 0 measures a few steps and takes the fastest.",
-)
+@threads_option("Number of threads; 0 measures a few steps and takes the fastest.")
 @click.option("--html", type=OutputFile(".html", ".htm"), metavar="FILE", help="Write the curves as an HTML page.")
 @json_options("the figures of every epoch")
 def train(

@@ -11,11 +11,11 @@ import click
 
 from edgekit.cli.options.completion import complete_data, complete_models, complete_targets
 from edgekit.cli.options.hinted import Choice
-from edgekit.cli.options.parameters import Real
+from edgekit.cli.options.parameters import Real, threads_option
 from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
-from edgekit.limits import MAX_COUNT, MAX_THREADS
+from edgekit.limits import MAX_COUNT
 from edgekit.text import json_bytes
 
 if TYPE_CHECKING:
@@ -89,13 +89,7 @@ MODEL_OPTIONS = ("weights", "calib", "calib_images", "target")
 @click.option("--per-class", is_flag=True, help="Show figures per class too.")
 @click.option("--html", type=OutputFile(".html", ".htm"), metavar="FILE", help="Write the figures as an HTML page.")
 @json_options("the figures")
-@click.option(
-    "--threads",
-    type=click.IntRange(0, MAX_THREADS),
-    default=0,
-    metavar="N",
-    help="Number of threads; 0 lets the backend choose.",
-)
+@threads_option()
 def evaluate(
     engines: tuple[str, ...],
     data: str,

@@ -6,15 +6,17 @@ import functools
 import math
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
 from edgekit.cli.options.declare import HeadedOption
-from edgekit.limits import MAX_SIZE
+from edgekit.limits import MAX_SIZE, MAX_THREADS
 from edgekit.option.sizes import parse_named_shapes
 
-__all__ = ["Real", "fixed_shapes", "image_shape", "model_or_cfg"]
+__all__ = ["Real", "fixed_shapes", "image_shape", "model_or_cfg", "threads_option"]
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
 
 
 class Real(click.FloatRange):
@@ -72,3 +74,8 @@ def model_or_cfg(command: Callable[..., None]) -> Callable[..., None]:
 
     help = "A Darknet cfg file; the same as the file as MODEL."
     return click.option("--cfg", cls=HeadedOption, heading="Model", metavar="FILE.cfg", help=help)(with_model)
+
+
+def threads_option(text: str = "Number of threads; 0 lets the backend choose.") -> Callable[[_Command], _Command]:
+    """Declares ``--threads``, with this help."""
+    return click.option("--threads", type=click.IntRange(0, MAX_THREADS), default=0, metavar="N", help=text)

@@ -7,10 +7,10 @@ from typing import Any
 
 import click
 
-from edgekit.cli.options.parameters import Real
+from edgekit.cli.options.parameters import Real, threads_option
 from edgekit.cli.options.paths import InputPath
 from edgekit.cli.output import json_options
-from edgekit.limits import MAX_COUNT, MAX_SECONDS, MAX_THREADS
+from edgekit.limits import MAX_COUNT, MAX_SECONDS
 
 __all__ = ["run"]
 
@@ -88,13 +88,7 @@ Examples:
     metavar="FILE",
     help="Class names: a file with one per line, a data YAML or COCO JSON.  [default: the engine's own]",
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(0, MAX_THREADS),
-    default=0,
-    metavar="N",
-    help="Threads to run on; 0 lets the backend choose.",
-)
+@threads_option("Threads to run on; 0 lets the backend choose.")
 def run(engine: Path, sources: tuple[str, ...], **options: Any) -> None:
     """Run ENGINE on images, videos, cameras, a text, or arrays in a .npy or .npz file.
 
