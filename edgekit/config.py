@@ -235,7 +235,7 @@ class CalibrationConfig:
 
     calib: str | CalibrationData | None = option(
         None,
-        "Calibration images: a folder, or the name of a set.",
+        "Calibration data: a folder of images or arrays, a data set, or the name of a shipped set.",
         metavar="DIR|SET",
         kind="data",
         shown_default="the recipe's set, or sample",
@@ -254,10 +254,10 @@ class CalibrationConfig:
         kind="integer",
         minimum=1,
         maximum=MAX_COUNT,
-        shown_default="all",
+        shown_default="all of a folder, 256 of a data set",
     )
     calib_column: str | None = option(
-        None, "Target column of a CSV table.", metavar="NAME", shown_default="the last one"
+        None, "Target column of a CSV table.", metavar="NAME", shown_default="label, class or target, else the last"
     )
     keep_float: tuple[str, ...] = option(
         (),

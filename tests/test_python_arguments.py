@@ -81,7 +81,7 @@ def test_a_wrong_argument_of_build_names_the_parameter(given: dict[str, Any], me
         (lambda: edgekit.profile("x", duration_s=float("inf")), "2,592,000 s at most, got inf"),
         (lambda: edgekit.profile("x", warmup=10**9), "warmup: expected a whole number from 0 to 1000000"),
         (lambda: edgekit.inspect("x" * 500), "unknown engine or model"),
-        (lambda: edgekit.debug("x" * 500), "unknown model"),
+        (lambda: edgekit.debug("x" * 500), "unknown engine or model"),
         (lambda: edgekit.debug("lenet", progress=np.zeros(2)), "progress: expected None or an object"),
         (lambda: edgekit.train("x" * 500, data="digits"), "unknown recipe"),
         (lambda: edgekit.profile("x", claim=99, runs=5), "claim and runs: expected one of them"),

@@ -15,6 +15,7 @@ from edgekit.measure.noise_report import NoiseReport, SmallestGraph
 from edgekit.option import given_path
 from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.debug_case import Case, case_of_engine, case_of_model
+from edgekit.pipeline.model_kind import kind_of
 from edgekit.pipeline.smallest import smallest_graph, without_activation_pairs
 from edgekit.pipeline.validate import build_config, calibration_config, require_buildable
 from edgekit.progress import KeptNotes, Progress, Silent, given_progress
@@ -118,6 +119,7 @@ def debug(
         with scratch_folder() as scratch:
             case = case_of_engine(Path(model), right, data, notes, scratch, graph_only=graph_only)
     else:
+        kind_of(model, or_engine=True)  # the error on an unknown name says that an engine's folder is accepted too
         config = build_config(**given)
         require_buildable(config)
         with scratch_folder() as scratch:

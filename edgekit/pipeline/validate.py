@@ -166,7 +166,11 @@ def _check_target(target: TargetConfig, library: Backend) -> None:
         known = ", ".join(
             argument("precision", precision) for precision in Precision if precision in library.precisions
         )
-        raise UsageError(f"target '{target.target}' does not build {target.precision}: expected {known}")
+        others = [name for name in BACKENDS if target.precision in backend(name).precisions and backend(name).computes]
+        raise UsageError(
+            f"target '{target.target}' does not build {target.precision}: expected {known}",
+            hint=f"these targets build it: {', '.join(argument('target', name) for name in others)}",
+        )
     if not library.on_gpu and (target.graph_only or target.half_io):
         option = argument("graph_only") if target.graph_only else argument("half_io")
         raise UsageError(

@@ -357,6 +357,6 @@ def test_an_interrupted_replacement_is_named_in_the_error(
     monkeypatch.setattr(reading, "MISSING_S", 0.01)
     place = make_bundle()
     aside = place.rename(place.with_name(f".{place.name}.replaced-1-1"))
-    with pytest.raises(UsageError, match="there is nothing") as caught:
+    with pytest.raises(UsageError, match="got no such folder") as caught:
         edgekit.load(place)
     assert caught.value.hint == f"its replacement was interrupted: mv {aside} {place}"

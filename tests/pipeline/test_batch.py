@@ -100,5 +100,6 @@ def test_error_on_a_gpus_options_for_the_processor(options: dict[str, object]) -
 def test_error_on_a_precision_that_the_target_does_not_build() -> None:
     with pytest.raises(
         UsageError, match="target 'cpu' does not build fp16: expected precision='fp32', precision='int8'"
-    ):
+    ) as caught:
         edgekit.build("yolov3-tiny", precision="fp16", target="cpu")
+    assert caught.value.hint == "these targets build it: target='tensorrt', target='tensorrt-rtx'"

@@ -105,6 +105,17 @@ def test_a_bundle_is_compared_with_the_file_that_it_was_built_from(network: Path
     assert min(each.sqnr_db for each in own.layers) > 25  # the kernels round as the graph says
 
 
+def test_the_error_on_a_folder_that_is_missing_names_the_engine_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "engines/reader-int8-cpu").mkdir(parents=True)
+    (tmp_path / "engines/reader-int8-cpu/manifest.json").write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="unknown engine or model 'engines/reader-int8'") as caught:
+        debug("engines/reader-int8")
+    assert caught.value.hint == "did you mean engines/reader-int8-cpu?"
+
+
 def test_a_bundles_graph_is_not_compared_with_itself(network: Path) -> None:
     place = edgekit.build(network, precision="fp32", target="cpu", profile=False)
     with pytest.raises(UsageError, match="compared with itself"):

@@ -244,7 +244,7 @@ def read_engine(path: str | Path, read: Callable[[OpenFolder], T], *, keep_open:
     try:
         return read_whole(path, read, keep_open=keep_open)
     except (FileNotFoundError, NotADirectoryError) as e:
-        found = "it is a file" if path.exists() else "there is nothing"
+        found = "got a file" if path.exists() else "got no such folder"
         if aside := interrupted_replacement(path):
             hint = f"its replacement was interrupted: mv {shell_quoted(str(aside))} {shell_quoted(str(path))}"
             raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=hint) from e
