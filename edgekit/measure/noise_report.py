@@ -13,13 +13,14 @@ __all__ = ["NoiseReport", "SmallestGraph"]
 
 
 class SmallestGraph(msgspec.Struct, frozen=True, kw_only=True):
-    """The smallest part of a graph that gives wrong numbers by itself.
+    """The smallest part of a graph that gives wrong numbers by itself; if none does, all layers up to the lost one.
 
     Attributes:
         nodes: names of its nodes.
         inputs: names of its inputs.
         output: name of its output.
-        sqnr_db: signal-to-noise ratio of the output for the inputs.
+        sqnr_db: signal-to-noise ratio of the output for the inputs; at the limit of the report or above it if no part
+            gives wrong numbers by itself.
         folder: where ``model.onnx``, ``inputs.npz`` and ``expected.npz`` were saved; empty if they were not.
     """
 

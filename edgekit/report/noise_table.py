@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from edgekit.measure.noise_report import NoiseReport
+from edgekit.measure.noise_report import NoiseReport, SmallestGraph
 from edgekit.quantize.compare import LayerNoise
 from edgekit.report.layer_table import cut_start
 from edgekit.report.terminal import label_grid, notes_panel
@@ -71,9 +71,14 @@ def _rows(report: NoiseReport) -> Iterator[tuple[str, str]]:
         f"{first.op_type} '{first.node}': {decibels(first.sqnr_db)}, {first.lost_db:.1f} dB less than its inputs",
     )
     if report.smallest is not None:
-        nodes, names = len(report.smallest.nodes), ", ".join(report.smallest.nodes[:4])
-        more = ", …" if nodes > 4 else ""
-        count = f"{nodes} node{'' if nodes == 1 else 's'}"
-        yield "smallest graph", f"{count} ({names}{more}): {decibels(report.smallest.sqnr_db)} by itself"
+        yield "smallest graph", _smallest(report.smallest, report.limit_db)
         if report.smallest.folder:
             yield "saved to", report.smallest.folder
+
+
+def _smallest(found: SmallestGraph, limit_db: float) -> str:
+    nodes, kept = len(found.nodes), decibels(found.sqnr_db)
+    if found.sqnr_db >= limit_db:
+        return f"none: all {nodes} nodes up to this layer keep {kept} on one input"
+    names, more = ", ".join(found.nodes[:4]), ", …" if nodes > 4 else ""
+    return f"{nodes} node{'' if nodes == 1 else 's'} ({names}{more}): {kept} by itself"
