@@ -148,6 +148,12 @@ def test_pictures_of_one_name_get_numbers(detector: Path, photos: Path, tmp_path
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-2.png", "a.png"]
 
 
+def test_a_picture_that_is_given_twice_keeps_its_name(detector: Path, photos: Path, tmp_path: Path) -> None:
+    words = [str(photos), str(photos / "*.png"), "--save", str(tmp_path / "out")]
+    assert main(["run", str(detector), *words]) == 0
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "b.jpg"]
+
+
 def test_a_video_is_replaced_by_force_only(detector: Path, write_video: Callable[..., Path], capsys: CAPTURE) -> None:
     video = write_video(frames=4)
     content = video.read_bytes()

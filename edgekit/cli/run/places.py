@@ -93,6 +93,8 @@ def relative_places(given: Sequence[Given], *, by_stem: bool = False) -> dict[st
         return path.with_suffix("") if by_stem else path
 
     for each in given:
+        if each.key in places:
+            continue  # a source that was given twice, as by a folder and a glob
         name = found = _relative(each)
         number = 1
         while taken(found) in used:
