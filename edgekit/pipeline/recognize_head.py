@@ -15,6 +15,7 @@ from edgekit.data.calibration.calibration_set import calibration_set
 from edgekit.data.images import preprocess
 from edgekit.errors import RunError, UsageError
 from edgekit.graph.evaluator import Evaluator
+from edgekit.graph.file import output_specs
 from edgekit.kernels.decode.families import decode
 from edgekit.kernels.decode.layout import layout
 from edgekit.pipeline.inputs import DEFAULT_SET
@@ -27,6 +28,7 @@ from edgekit.recognition.facts import Facts
 from edgekit.recognition.recognize import Recognition, facts_of, recognized
 from edgekit.recognition.rules import verdicts
 from edgekit.recognition.verdict import FAMILY_TITLES, Verdict
+from edgekit.runtime.class_names import class_count
 from edgekit.specs import specs_at
 
 __all__ = ["with_recognized_head"]
@@ -70,11 +72,17 @@ def with_recognized_head(
         return _with_verdict(model, found.verdict, facts, config, progress)
     if found.candidates:
         _say_unsure(found, progress)
-    return _as_classifier(model, facts, config, progress) if found.classifies else model
+    if found.classifies:
+        return _as_classifier(model, facts, config, progress, "its metadata says so")
+    if config.labels is not None and class_count(model.task, None, output_specs(model.graph)) is not None:
+        return _as_classifier(model, facts, config, progress, f"{argument('labels')} names them")
+    return model
 
 
-def _as_classifier(model: LoadedModel, facts: Facts, config: ModelConfig, progress: Progress) -> LoadedModel:
-    notes = [f"looks like a classifier of {facts.outputs[0].shape[1]} classes: its metadata says so"]
+def _as_classifier(
+    model: LoadedModel, facts: Facts, config: ModelConfig, progress: Progress, reason: str
+) -> LoadedModel:
+    notes = [f"looks like a classifier of {facts.outputs[0].shape[1]} classes: {reason}"]
     how = model.preprocess
     if facts.metadata.task == "classify" and how is not None:
         # Ultralytics' metadata: its classifiers see the center of an image.

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -214,3 +215,44 @@ def test_error_on_a_recipe_whose_outputs_are_not_in_the_file(tmp_path: Path) -> 
 def test_error_on_a_head_for_a_recipe() -> None:
     with pytest.raises(UsageError, match="head='yolov8': expected an ONNX file, got yolov3-tiny"):
         load_model(model_config(model="yolov3-tiny", head="yolov8"), Notes())
+
+
+def classifier(path: Path) -> Path:
+    """An untrained classifier without metadata, as PyTorch exports one: logits of `CLASSES` classes."""
+    random = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["f"], "stem", strides=[STRIDE, STRIDE]),
+        helper.make_node("GlobalAveragePool", ["f"], ["p"], "pool"),
+        helper.make_node("Flatten", ["p"], ["logits"], "flatten"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, SIDE, SIDE])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [1, CLASSES])],
+        [numpy_helper.from_array(random.normal(0, 0.05, (CLASSES, 3, STRIDE, STRIDE)).astype(np.float32), "w")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def test_class_names_that_are_given_make_a_classifier() -> None:
+    Path("names.txt").write_text("cat\ndog\nfox\n")
+    built = edgekit.build(
+        classifier(Path("net.onnx")), precision="fp32", labels="names.txt", target="cpu", profile=False
+    )
+    image = np.random.default_rng(1).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+    feed = {"images": image.transpose(2, 0, 1)[None].astype(np.float32) / 255}
+    (logits,) = ort.InferenceSession("net.onnx", providers=["CPUExecutionProvider"]).run(None, feed)
+    expected = np.exp(logits[0]) / np.exp(logits[0]).sum()
+    with edgekit.load(built) as session:
+        found = session.classify(image, top=CLASSES)
+    assert [each.label for each in found] == [("cat", "dog", "fox")[i] for i in np.argsort(-expected)]
+    np.testing.assert_allclose([each.probability for each in found], np.sort(expected)[::-1], atol=1e-6)
+
+
+def test_without_class_names_the_outputs_of_a_classifier_are_arrays() -> None:
+    Path("names.txt").write_text("cat\ndog\nfox\n")
+    file = classifier(Path("net.onnx"))
+    assert load_model(model_config(model=file), Silent()).task == "tensor"
+    assert load_model(model_config(model=file, labels="names.txt", no_head=True), Silent()).task == "tensor"
