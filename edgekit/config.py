@@ -145,7 +145,7 @@ class ModelConfig:
     model: Any
     weights: str | None = option(
         None,
-        "Darknet, PyTorch or safetensors file, or a published set: coco.",
+        "Darknet, PyTorch or safetensors file, or a published set, such as coco or imagenet.",
         metavar="FILE|NAME",
         shown_default="random weights",
         convert=_convert_text,
