@@ -149,3 +149,22 @@ def test_error_without_anything_to_run_on(
     error = capsys.readouterr().err
     assert expected in error
     assert "got no input" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "option"),
+    [(["--score-threshold", "0.5"], "--score-threshold 0.5"), (["--one-label"], "--one-label")],
+)
+def test_an_option_of_detectors_is_refused_for_a_classifier(
+    classifier: Path, picture: Path, capsys: pytest.CaptureFixture[str], words: list[str], option: str
+) -> None:
+    assert main(["run", str(classifier), str(picture), *words]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{option}: expected an image and the engine of a detector, got a run of 'classifier'" in said
+
+
+def test_the_number_of_classes_is_refused_for_texts(
+    translator: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", str(translator), "--text", "1", "--top", "3"]) == 2
+    assert "--top 3: expected an image and the engine of a classifier" in " ".join(capsys.readouterr().err.split())

@@ -65,10 +65,8 @@ Examples:
 @click.option(
     "--top",
     type=click.IntRange(1, MAX_COUNT),
-    default=5,
-    show_default=True,
     metavar="N",
-    help="Number of classes to show.",
+    help="Number of classes to show.  [default: 5]",
 )
 @click.option("--score-threshold", type=Real(0, 1), metavar="X", help="Keep detections with a score above X.")
 @click.option(

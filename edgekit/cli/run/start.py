@@ -53,7 +53,7 @@ class Options:
     track: bool
     duration: float | None
     batch: int | None
-    top: int
+    top: int | None
     score_threshold: float | None
     iou_threshold: float | None
     multi_label: bool | None
@@ -83,10 +83,12 @@ def run_engine(engine: Path, sources: Sequence[str], options: Options) -> None:
             raise UsageError(f"'{session.manifest.name}': expected {_taken(session.manifest)}, got no input")
         if isinstance(task, ImageTask) and _takes_frames(session.manifest, sources):
             given, wanted = plan or _planned(session.manifest, sources, options)
-            own = {name: getattr(options, name) for name in task.options if hasattr(options, name)}
+            _require_own_options(session, options, task.options)
+            own = {name: value for name in task.options if (value := getattr(options, name, None)) is not None}
             run_frames(session, task, given, own, wanted)
             return
         _require_no_frame_options(session, options, json_lines)
+        _require_own_options(session, options, ())
         source = _only_path(sources)
         if isinstance(task, TextTask) and not (source and _has_arrays(source)):
             run_texts(session, task, source, options.text, options.save, json_output=options.json)
@@ -182,6 +184,24 @@ def _require_no_frame_options(session: Session, options: Options, json_lines: Js
             raise UsageError(
                 f"{argument(name, value)}: expected an engine that runs on images, got a run of "
                 f"'{session.manifest.name}' on arrays or texts"
+            )
+
+
+def _require_own_options(session: Session, options: Options, own: Sequence[str]) -> None:
+    """Refuses options of results that this run does not have, which would do nothing."""
+    kinds = {
+        "top": "a classifier",
+        "score_threshold": "a detector",
+        "iou_threshold": "a detector",
+        "multi_label": "a detector",
+    }
+    for name, kind in kinds.items():
+        value = getattr(options, name)
+        if value is not None and name not in own:
+            option = "--one-label" if value is False else argument(name, value)
+            raise UsageError(
+                f"{option}: expected an image and the engine of {kind}, got a run of "
+                f"'{session.manifest.name}', an engine for task '{session.manifest.task}'"
             )
 
 

@@ -38,7 +38,7 @@ class Brightness(ImageTask):
     engine = "a light meter"
     options = ("top",)
 
-    def result(self, outputs, manifest, placement, *, top):
+    def result(self, outputs, manifest, placement, *, top=5):
         return float(outputs["scores"].sum()) + top
 
     def shown(self, result):
