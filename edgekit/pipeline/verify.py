@@ -305,12 +305,17 @@ class Verifier:
         """Notes an output that is close to its limit, with the layers that most of the noise comes from."""
         worst = worst_noise(self.noise)
         limit_db = LIMITS[precision].warned_db
-        if worst is None or worst.sqnr_db is None or worst.sqnr_db >= limit_db or not self.model.trained:
+        if worst is None or worst.sqnr_db is None or worst.sqnr_db >= limit_db:
             return
-        text = (
-            f"{str(precision).upper()} keeps {worst.sqnr_db:.1f} dB of output {worst.where}, and less than "
-            f"{limit_db:.0f} dB is usually visible in the results"
-        )
+        kept = f"{str(precision).upper()} keeps {worst.sqnr_db:.1f} dB of output {worst.where}"
+        if not self.model.trained:
+            # That the weights of a module or a recipe are random has a note of its own.
+            if self.model.origin.kind == "onnx" and worst.sqnr_db >= LIMITS[precision].refused_db:
+                self.progress.note(
+                    f"{kept}. The weights look like random numbers, so this says nothing about a trained model"
+                )
+            return
+        text = f"{kept}, and less than {limit_db:.0f} dB is usually visible in the results"
         layers = noisiest(self._layers(typed.graph), NAMED_LAYERS)
         if layers:
             names = [each.node for each in layers]

@@ -193,6 +193,16 @@ def test_random_weights_of_an_onnx_file_are_never_refused(tmp_path: Path, monkey
     assert any("190 dB" in note and "the weights are random" in note for note in read_manifest(place).notes)
 
 
+def test_a_weak_engine_of_an_onnx_file_with_random_weights_says_why_it_is_no_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = random_convolutions(tmp_path / "fresh.onnx")
+    monkeypatch.setattr(verify, "LIMITS", {**verify.LIMITS, Precision.INT8: verify.Limits(0.0, 0.0, 195.0)})
+    place = edgekit.build(path, target="cpu", calib_images=2, profile=False)
+    (note,) = [note for note in read_manifest(place).notes if "look like random numbers" in note]
+    assert note.startswith("INT8 keeps ") and "of output 'x4'" in note and "keep_float" not in note
+
+
 def test_a_weak_engine_names_the_noisiest_layers(classifier: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     limits = {**verify.LIMITS, Precision.INT8: verify.Limits(0.0, 0.0, 100.0)}
     monkeypatch.setattr(verify, "LIMITS", limits)
