@@ -131,7 +131,8 @@ class BuildReport(msgspec.Struct, frozen=True, kw_only=True):
         name: the model's name.
         created: time of the last measurement, ISO 8601, UTC.
         engines: one report per precision, the reference (``fp32``) first.
-        speedup: median latency of the first engine divided by that of the last; None with one engine.
+        speedup: median latency of the first engine divided by that of the last: of runs by turns (``speed``) if there
+            are such, which other programs disturb both alike; None with one engine.
         size_ratio: size of the first engine divided by that of the last; None with one engine.
         facts: further measurements of the build, by name: ``export_error``, ``calibration_images``, ``build_s``, ...
         notes: the notes of all engines, without duplicates.
@@ -167,11 +168,14 @@ def build_report_from_measurements(
         raise ValueError("a build report needs at least one measurement")
     first, last = list(reports.values())[0], list(reports.values())[-1]
     compared = len(reports) > 1
+    speedup = first.latency_ms.p50 / last.latency_ms.p50 if compared and last.latency_ms.p50 else None
+    if speed is not None and speed.ratio.value > 0:
+        speedup = 1 / speed.ratio.value
     return BuildReport(
         name=last.name,
         created=max(report.created for report in reports.values()),
         engines=dict(reports),
-        speedup=first.latency_ms.p50 / last.latency_ms.p50 if compared and last.latency_ms.p50 else None,
+        speedup=speedup,
         size_ratio=first.engine_bytes / last.engine_bytes if compared and last.engine_bytes else None,
         facts=dict(facts),
         notes=tuple(dict.fromkeys(note for report in reports.values() for note in report.notes)),

@@ -59,6 +59,7 @@ def terminal_from_build(report: BuildReport) -> RenderableType:
     for name in report.engines:
         table.add_column(name.upper(), justify="right")
     if report.speedup is not None:
+        # Of the latency, that of runs by turns if there are such: the medians beside it are those of each alone.
         table.add_column("gain", justify="right", style="green")
     for label, cells, gain in _comparison(report):
         table.add_row(label, *cells, *([gain] if report.speedup is not None else []))

@@ -7,13 +7,15 @@ from pathlib import Path
 import pytest
 
 from edgekit.errors import DataError
+from edgekit.measure.relative import Ratio
 from edgekit.measure.reports import (
     LatencyReport,
     build_report_from_bundle,
     build_report_from_measurements,
     json_from_report,
 )
-from edgekit.report.html.build import write_build_report
+from edgekit.measure.slower_layers import RelativeSpeed
+from edgekit.report.html.build import html_from_build, write_build_report
 
 MakeReport = Callable[..., LatencyReport]
 
@@ -30,6 +32,15 @@ def test_a_build_compares_its_last_engine_with_its_first(make_report: MakeReport
     report = build_report_from_measurements({"fp32": fp32, "int8": int8}, {})
     assert report.speedup == pytest.approx(2.5)
     assert report.size_ratio == pytest.approx(2.5)
+
+
+def test_a_gain_is_that_of_runs_by_turns_if_there_are_such(make_report: MakeReport) -> None:
+    reports = {"fp32": make_report("fp32", base_ms=18.0), "int8": make_report("int8", base_ms=20.0)}
+    speed = RelativeSpeed(ratio=Ratio(value=0.5, low=0.48, high=0.52), precision="int8", reference="fp32")
+    report = build_report_from_measurements(reports, {}, None, speed)
+    assert report.speedup == pytest.approx(2)
+    page = html_from_build(report)
+    assert "2.00 × faster" in page and "the factor is that of runs by turns" in page
 
 
 def test_a_build_of_one_engine_compares_nothing(make_report: MakeReport) -> None:

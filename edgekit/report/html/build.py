@@ -122,7 +122,8 @@ def _sentence(report: BuildReport) -> str:
     before = f"{milliseconds(engines[0].latency_ms.p50)} ms"
     factor = report.speedup if report.speedup >= 1 else 1 / report.speedup
     word = "faster" if report.speedup >= 1 else "slower"
-    text = f"{names[-1]} is {factor:.2f} × {word} than {names[0]} ({p50} against {before}, medians)"
+    apart = "" if report.speed is None else " of each alone; the factor is that of runs by turns"
+    text = f"{names[-1]} is {factor:.2f} × {word} than {names[0]} ({p50} against {before}, medians{apart})"
     if report.size_ratio is not None:
         sizes = [bytes_in_words(engine.engine_bytes) for engine in engines]
         text += f", {sizes[-1]} instead of {sizes[0]}"
