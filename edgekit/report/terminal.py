@@ -59,7 +59,6 @@ def terminal_from_build(report: BuildReport) -> RenderableType:
     for name in report.engines:
         table.add_column(name.upper(), justify="right")
     if report.speedup is not None:
-        # Of the latency, that of runs by turns if there are such: the medians beside it are those of each alone.
         table.add_column("gain", justify="right", style="green")
     for label, cells, gain in _comparison(report):
         table.add_row(label, *cells, *([gain] if report.speedup is not None else []))
@@ -68,8 +67,13 @@ def terminal_from_build(report: BuildReport) -> RenderableType:
 
 def _comparison(report: BuildReport) -> list[tuple[str, list[str], str]]:
     engines = list(report.engines.values())
+    gain = _gain(report.speedup)
+    # The medians are those of each engine alone, whose quotient may be another one on a busy machine.
+    by_turns = [("speed by turns", [""] * len(engines), gain)] if report.speed is not None else []
+    medians = [f"{milliseconds(e.latency_ms.p50)} ms" for e in engines]
     rows = [
-        ("median latency", [f"{milliseconds(e.latency_ms.p50)} ms" for e in engines], _gain(report.speedup)),
+        ("median latency", medians, "" if by_turns else gain),
+        *by_turns,
         *_tail_rows(engines),
         ("throughput", [rate(e.throughput_per_s, unit_of(e)) for e in engines], ""),
         ("engine size", [bytes_in_words(e.engine_bytes) for e in engines], _gain(report.size_ratio)),

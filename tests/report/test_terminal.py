@@ -7,7 +7,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from edgekit.measure.latency import Disturbance
+from edgekit.measure.relative import Ratio
 from edgekit.measure.reports import LatencyReport, build_report_from_measurements
+from edgekit.measure.slower_layers import RelativeSpeed
 from edgekit.report.terminal import terminal_from_build, terminal_from_report
 from edgekit.report.wording import bytes_in_words, milliseconds, rate
 
@@ -37,6 +39,14 @@ def test_both_engines_and_the_gain_are_shown(make_report: MakeReport) -> None:
     assert "INT8" in out
     assert "2.50 ×" in out
     assert "largest export error" in out
+
+
+def test_the_gain_of_runs_by_turns_stands_in_a_row_of_its_own(make_report: MakeReport) -> None:
+    reports = {"fp32": make_report("fp32", base_ms=18.0), "int8": make_report(base_ms=20.0)}
+    speed = RelativeSpeed(ratio=Ratio(value=0.5), precision="int8", reference="fp32")
+    out = printed(terminal_from_build(build_report_from_measurements(reports, {}, None, speed)))
+    median, by_turns = (next(line for line in out.splitlines() if name in line) for name in ("median", "by turns"))
+    assert median.split()[-1] == "ms" and by_turns.split()[-2:] == ["2.00", "×"]
 
 
 def test_one_engine_has_no_gain(make_report: MakeReport) -> None:
