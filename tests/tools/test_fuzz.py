@@ -149,6 +149,20 @@ def test_a_child_is_ended_by_the_time_that_it_computes(program: str, expected: s
     assert how_it_ended([sys.executable, "-c", program], tmp_path / "log", 0.5, idle_s=2) == expected
 
 
+def test_a_campaign_that_is_stopped_keeps_what_it_did(tmp_path: Path) -> None:
+    file = tmp_path / "campaigns.json"
+    command = [sys.executable, "-m", "tools.fuzz", "names", "--no-coverage", "--seconds=600", f"--record={file}"]
+    child = subprocess.Popen(
+        [*command, f"--findings={tmp_path / 'findings'}"], cwd=ROOT, text=True, stdout=subprocess.PIPE
+    )
+    time.sleep(8)
+    child.terminate()
+    printed, _ = child.communicate(timeout=60)
+    assert (child.returncode, printed.startswith("names: ")) == (130, True)
+    found = json.loads(file.read_text())["names"]
+    assert found["runs"] > 10 and found["findings"] == 0
+
+
 def test_mutations_are_reproducible_and_bounded() -> None:
     seeds = [b"a,b\n1,2\n", b""]
     first, second = ([mutated(seeds[0], random.Random(i), seeds) for i in range(300)] for _ in range(2))

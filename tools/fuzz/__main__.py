@@ -5,6 +5,7 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ def campaign(
 ) -> Outcome:
     """Fuzzes one target in a child process.
 
-    A child that ends before its time is a finding.
+    A child that ends before its time is a finding. Ctrl-C or SIGTERM stops the campaign, which keeps what it did.
 
     Args:
         name: the target.
@@ -49,7 +50,11 @@ def campaign(
         ]
         if coverage:
             command += ["--coverage", f"--corpus={(corpus or place / 'corpora') / name}"]
-        ended = how_it_ended(command, place / "log", seconds + GRACE_SECONDS)
+        ended, stopped = "", False
+        try:
+            ended = how_it_ended(command, place / "log", seconds + GRACE_SECONDS)
+        except KeyboardInterrupt:
+            stopped = True
         result = place / "result.json"
         found: dict[str, Any] = (
             json.loads(result.read_text())
@@ -63,7 +68,7 @@ def campaign(
         for file in place.glob(f"{name}-*"):
             findings.mkdir(parents=True, exist_ok=True)
             shutil.copy(file, findings / f"{file.name}-seed{seed}")
-        return Outcome(**found)
+        return Outcome(**found, stopped=stopped)
 
 
 def how_it_ended(command: list[str], log: Path, limit_s: float, idle_s: float = IDLE_SECONDS) -> str:
@@ -78,17 +83,18 @@ def how_it_ended(command: list[str], log: Path, limit_s: float, idle_s: float = 
     with log.open("w") as file:
         child = subprocess.Popen(command, stdout=file, stderr=file)
         used, since = 0.0, time.monotonic()
-        while True:
-            try:
-                status = child.wait(1)
-                return f"the process ended with {status}: {_end_of(log)}" if status else ""
-            except subprocess.TimeoutExpired:
-                before, used = used, _processor_seconds(child.pid)
-            since = time.monotonic() if used > before else since
-            if used > limit_s or time.monotonic() - since > idle_s:
-                child.kill()
-                child.wait()
-                return "the process does not end"
+        try:
+            while used <= limit_s and time.monotonic() - since <= idle_s:
+                try:
+                    status = child.wait(1)
+                    return f"the process ended with {status}: {_end_of(log)}" if status else ""
+                except subprocess.TimeoutExpired:
+                    before, used = used, _processor_seconds(child.pid)
+                since = time.monotonic() if used > before else since
+            return "the process does not end"
+        finally:
+            child.kill()
+            child.wait()
 
 
 def _end_of(log: Path) -> str:
@@ -114,6 +120,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.all == (options.target is not None):
         parser.error("expected a TARGET or --all")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     coverage = not options.no_coverage and importlib.util.find_spec("atheris") is not None
     total = 0
     for name in sorted(TARGETS) if options.all else [options.target]:
@@ -126,6 +133,8 @@ def main() -> int:
         for text in outcome.findings:
             print(f"  {text}", flush=True)
         total += len(outcome.findings)
+        if outcome.stopped:
+            return 128 + signal.SIGINT
     return 1 if total else 0
 
 

@@ -24,12 +24,14 @@ class Outcome(NamedTuple):
         seconds: the processor's time that they took.
         findings: what was wrong, a text for each kind.
         newest: at how many of the seconds an input last reached new code; nothing if that was not observed.
+        stopped: a signal ended it before its time.
     """
 
     runs: int
     seconds: float
     findings: list[str]
     newest: float | None
+    stopped: bool = False
 
 
 def record(file: Path, name: str, outcome: Outcome) -> None:

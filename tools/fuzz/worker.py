@@ -111,7 +111,9 @@ class _Run:
         self._written = time.monotonic()
         findings = list(self.findings.values())
         result = {"runs": self.runs, "seconds": self.seconds, "findings": findings, "newest": self.newest}
-        (self.folder / "result.json").write_text(json.dumps(result))
+        partial = self.folder / "result.partial"
+        partial.write_text(json.dumps(result))
+        partial.replace(self.folder / "result.json")  # whole at every moment, for a campaign that is stopped
 
 
 def limit_memory() -> None:
