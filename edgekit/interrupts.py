@@ -1,8 +1,8 @@
-"""Lets Ctrl-C end a run of ONNX Runtime, or the loading of a graph, which may take minutes.
+"""Lets Ctrl-C end a run of ONNX Runtime, which may take minutes.
 
 Python calls its signal handlers between two instructions of the main thread, and while a library runs there is none.
 What the system calls at once writes a byte (`signal.set_wakeup_fd`): a thread waits for it, and tells ONNX Runtime to
-stop at its next operator or optimization. Then the call returns, and Python raises KeyboardInterrupt.
+stop at its next operator. Then the run returns, and Python raises KeyboardInterrupt.
 """
 
 from __future__ import annotations
@@ -17,11 +17,9 @@ from typing import Any
 
 from edgekit.telemetry import import_onnxruntime
 
-__all__ = ["load_ends_on_interrupt", "run_options", "runs_end_on_interrupt"]
+__all__ = ["run_options", "runs_end_on_interrupt"]
 
 _interrupted = threading.Event()
-_loading: list[Any] = []
-"""The options of the sessions that are being loaded."""
 
 
 @functools.cache
@@ -34,23 +32,6 @@ def run_options() -> Any:
     options = import_onnxruntime().RunOptions()
     options.terminate = _interrupted.is_set()
     return options
-
-
-@contextmanager
-def load_ends_on_interrupt(options: Any) -> Iterator[None]:
-    """Ends the loading of a session with these options on Ctrl-C, within `runs_end_on_interrupt`.
-
-    ONNX Runtime before 1.22 loads it to the end.
-    """
-    if not hasattr(options, "set_load_cancellation_flag"):
-        yield
-        return
-    options.set_load_cancellation_flag(_interrupted.is_set())
-    _loading.append(options)
-    try:
-        yield
-    finally:
-        _loading.remove(options)
 
 
 @contextmanager
@@ -96,5 +77,3 @@ def _set(*, terminate: bool) -> None:
         _interrupted.clear()
     if run_options.cache_info().currsize:
         run_options().terminate = terminate
-    for options in tuple(_loading):
-        options.set_load_cancellation_flag(terminate)

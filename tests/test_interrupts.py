@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from edgekit.graph.evaluator import Evaluator
-from edgekit.interrupts import load_ends_on_interrupt, run_options, runs_end_on_interrupt
+from edgekit.interrupts import runs_end_on_interrupt
 
 LONG = """<ir_version: 9, opset_import: ["" : 20]>
 g (float[8, 8] x) => (float[8, 8] y) <int64 count = {2000000000}, bool go = {1}> {
@@ -58,28 +57,6 @@ def test_ctrl_c_ends_a_run_and_later_runs_go_on(tmp_path: Path) -> None:
         finally:
             process.kill()
     assert output == "interrupted\n[-1.]\n" and process.returncode == 0
-
-
-@pytest.mark.usefixtures("interruptible")
-@pytest.mark.skipif(not hasattr(onnxruntime.SessionOptions, "set_load_cancellation_flag"), reason="ONNX Runtime 1.22")
-def test_ctrl_c_ends_the_loading_of_a_graph(tmp_path: Path) -> None:
-    def load() -> onnxruntime.InferenceSession:
-        options = onnxruntime.SessionOptions()
-        with load_ends_on_interrupt(options):
-            signal_and_wait()
-            return onnxruntime.InferenceSession(str(tmp_path / "short.onnx"), options)
-
-    def signal_and_wait() -> None:
-        with pytest.raises(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-        while not run_options().terminate:  # another thread sets it
-            time.sleep(0.01)
-
-    onnx.save(onnx.parser.parse_model(SHORT), tmp_path / "short.onnx")
-    run_options().terminate = False
-    with runs_end_on_interrupt(), pytest.raises(Exception, match=r"(?i)cancell?ed"):
-        load()
-    assert Evaluator(ir.load(tmp_path / "short.onnx")).run({"x": np.ones(1, np.float32)})["y"] == [-1]
 
 
 def test_the_context_gives_back_what_it_took() -> None:

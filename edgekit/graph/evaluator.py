@@ -18,7 +18,7 @@ from edgekit.graph.initializer_order import order_initializers
 from edgekit.graph.memory import require_fitting_memory
 from edgekit.graph.operators import needs_its_layout
 from edgekit.graph.packing import leave_weights_unpacked
-from edgekit.interrupts import load_ends_on_interrupt, run_options
+from edgekit.interrupts import run_options
 from edgekit.scratch import scratch_folder
 from edgekit.telemetry import import_onnxruntime
 
@@ -92,8 +92,7 @@ class Evaluator:
             }
             # Optimizations compute with weights while the graph is loaded, and then only see those that are given so.
             given = _given_copied if optimized or not self._values else _given_as_they_are
-            largest = max((a.nbytes for a, _ in self._weights.values()), default=0)
-            with given(options, self._values, largest), load_ends_on_interrupt(options):
+            with given(options, self._values, max((a.nbytes for a, _ in self._weights.values()), default=0)):
                 self._session = _ORT.InferenceSession(
                     model,
                     options,

@@ -31,7 +31,7 @@ from edgekit.graph.opset import has_operators_without_kernels, lower_opset
 from edgekit.graph.passes import ExplicitSamePads, InferShapes, PositiveAxes, TimeFirst, widened
 from edgekit.graph.passes.explicit_same_pads import require_explicit_pads
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
-from edgekit.interrupts import load_ends_on_interrupt, run_options
+from edgekit.interrupts import run_options
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_onnxruntime
 from edgekit.text import one_line
@@ -191,7 +191,7 @@ class OnnxOriginal:
 
     def _in_runtime(self) -> Run:
         options = session_options(nodes=len(self._structure.graph.node), threads=cpu().compute_threads)
-        with path_for_library(self._path) as path, load_ends_on_interrupt(options):
+        with path_for_library(self._path) as path:
             session = import_onnxruntime().InferenceSession(path, options, providers=["CPUExecutionProvider"])
         names = [output.name for output in session.get_outputs()]
         # Feeds and outputs have the names of the loaded graph, in which control characters are escapes.

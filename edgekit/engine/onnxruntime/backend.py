@@ -21,7 +21,7 @@ from edgekit.engine.planes import with_planes_as_one
 from edgekit.engine.source_graph import name_nodes, quantized_layers, read_graph, saved_beside, weight_files
 from edgekit.errors import BackendUnavailable, BuildError, EdgeKitError, EngineMismatch, GraphError, RunError
 from edgekit.extras import install_command
-from edgekit.interrupts import load_ends_on_interrupt, run_options
+from edgekit.interrupts import run_options
 from edgekit.specs import Precision, QuantScheme, TensorSpec
 from edgekit.storage import path_for_library
 from edgekit.telemetry import import_onnxruntime
@@ -161,7 +161,7 @@ def load_plain(path: Path, *, threads: int = 0) -> Session:
         _set_spinning(settings, spinning=spinning)
         settings.log_severity_level = 4  # errors are raised as exceptions
         _enable_profile(settings, profile)
-        with path_for_library(path) as name, load_ends_on_interrupt(settings):
+        with path_for_library(path) as name:
             return ort.InferenceSession(name, settings, providers=["CPUExecutionProvider"])
 
     try:
@@ -289,7 +289,7 @@ def _save(built: ir.Model, engine: Path) -> None:
 
 
 def _session(ort: Any, model: Path, settings: Any, disabled: Sequence[str] = DISABLED) -> Any:
-    with path_for_library(model) as path, load_ends_on_interrupt(settings):
+    with path_for_library(model) as path:
         return ort.InferenceSession(
             path,
             settings,
