@@ -235,7 +235,10 @@ def test_any_network_of_these_layers_matches_opencv(tmp_path: Path, data: st.Dat
     save_darknet(module, weights)
     images = np.random.default_rng(1).random((1, 2, height, height), dtype=np.float32)
     (ours,), (theirs,) = outputs(module, images), opencv(text, weights, images, tmp_path)
-    np.testing.assert_allclose(ours.ravel(), theirs.ravel(), rtol=1e-4, atol=1e-4 * max(1.0, np.abs(theirs).max()))
+    # OpenCV 4.14 rounds more: a 3 x 3 kernel of two groups was 5e-4 off the result in float64, and ours 1e-9.
+    np.testing.assert_allclose(ours.ravel(), theirs.ravel(), rtol=1e-3, atol=1e-3 * max(1.0, np.abs(theirs).max()))
+    (exact,) = outputs(module.double(), images.astype(np.float64))
+    np.testing.assert_allclose(ours, exact, rtol=1e-5, atol=1e-5 * max(1.0, np.abs(exact).max()))
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
