@@ -13,6 +13,7 @@ __all__ = [
     "ELEMENTWISE_UNARY",
     "INTEGER_PRODUCTS",
     "INTEGER_RECURRENT",
+    "MOVES",
     "PRODUCTS",
     "RANDOM",
     "RECURRENT",
@@ -26,6 +27,9 @@ PRODUCTS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 
 BIASED_PRODUCTS = PRODUCTS - {"MatMul"}
 """Those whose third input is a bias."""
+
+MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+"""Place each element of one input elsewhere."""
 
 INTEGER_PRODUCTS = frozenset(
     "QLinearConv QLinearMatMul QGemm ConvInteger MatMulInteger MatMulIntegerToFloat DynamicQuantizeMatMul "

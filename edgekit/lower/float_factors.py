@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from edgekit.graph.operators import MOVES
 from edgekit.lower.rewriting import NotApplicable, RewritePass, constant
 from edgekit.lower.stop_dequantizers import in_floats
 
 __all__ = ["FloatFactors", "FloatRows"]
 
-_MOVES = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _BYTES = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
 
 
@@ -73,7 +73,7 @@ class FloatRows(RewritePass):
         """See `RewritePass.rewrite`."""
         value = node.inputs[0]
         source = value.producer() if value is not None else None
-        while source is not None and source.op_type in _MOVES:
+        while source is not None and source.op_type in MOVES:
             source = source.inputs[0].producer() if source.inputs[0] is not None else None
         if source is None or source.op_type != "DequantizeLinear":
             raise NotApplicable("its first factor is not dequantized")

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from edgekit.graph.attention import Attention, find_attention
+from edgekit.graph.operators import MOVES
 from edgekit.graph.shape_values import sizes_of
 from edgekit.specs import QuantScheme
 
 __all__ = ["IntegerAttention", "attention_parts", "integer_attentions", "part_source"]
 
-_MOVES = frozenset("Flatten Identity Reshape Squeeze Transpose Unsqueeze".split())
 _PARTS = frozenset({"Slice", "Split"})
 
 
@@ -73,7 +73,7 @@ def attention_parts(graph: ir.Model) -> list[ir.Value]:
 def part_source(value: ir.Value) -> ir.Value:
     """Returns the tensor that has the same elements as ``value``: the one before reshapes and transposes."""
     node = value.producer()
-    while node is not None and node.op_type in _MOVES and node.inputs[0] is not None:
+    while node is not None and node.op_type in MOVES and node.inputs[0] is not None:
         value = node.inputs[0]
         node = value.producer()
     return value
