@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,6 +24,7 @@ from edgekit.quantize.calibrate.observers import needs_histogram, range_from_sta
 from edgekit.quantize.calibrate.statistics import TensorStatistics
 from edgekit.quantize.integer_attention import attention_parts
 from edgekit.quantize.selections import selects, values_are_read
+from edgekit.quantize.tensor_threads import each_tensor
 
 __all__ = [
     "CalibrationTable",
@@ -116,7 +117,8 @@ def collect_statistics(
     missing = functools.cache(functools.partial(with_missing_values, graph))
     with (progress or Warnings()).stage("calibrating", total=total, unit="inputs") as advance:
         for input_id, arrays in feeds:
-            observed.run(arrays, functools.partial(_update, collected, _Input(input_id, arrays.keys()), missing))
+            given = _Input(input_id, arrays.keys(), threads)
+            observed.run(arrays, functools.partial(_update, collected, given, missing))
             collected.inputs += 1
             advance(1)
     if not collected.inputs:
@@ -194,10 +196,10 @@ class _Observed:
         return self.run(arrays, update if index < ALL_STEPS or index % STRIDE == 0 else _nothing)
 
 
-Update = Callable[[Iterable[str], Mapping[str, np.ndarray]], None]
+Update = Callable[[Sequence[str], Mapping[str, np.ndarray]], None]
 
 
-def _nothing(_names: Iterable[str], _values: Mapping[str, np.ndarray]) -> None:
+def _nothing(_names: Sequence[str], _values: Mapping[str, np.ndarray]) -> None:
     """Observes nothing."""
 
 
@@ -207,24 +209,27 @@ class _Input(NamedTuple):
     Attributes:
         id: its name in messages.
         names: the names of the model's inputs.
+        threads: on how many its tensors are counted; 0: one for each core.
     """
 
     id: str
     names: Set[str]
+    threads: int
 
 
 def _update(
     collected: Collected,
     given: _Input,
     missing: Callable[[], Set[str]],
-    names: Iterable[str],
+    names: Sequence[str],
     results: Mapping[str, np.ndarray],
 ) -> None:
-    for name in names:
-        statistics = collected.statistics[name]
-        if statistics.update(results[name]):
-            continue
-        if name not in missing() or not statistics.update(results[name], missing=True):
+    statistics = [collected.statistics[name] for name in names]
+    tensors = [results[name] for name in names]
+    updated = each_tensor(lambda tensor, index: statistics[index].update(tensor), tensors, threads=given.threads)
+    for index in [index for index, added in enumerate(updated) if not added]:
+        name = names[index]
+        if name not in missing() or not statistics[index].update(tensors[index], missing=True):
             raise CalibrationError(
                 f"tensor '{name}' has a NaN at calibration input '{given.id}', expected finite numbers",
                 hint=_hint_of_nan(name, given),

@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.operators import BIASED_PRODUCTS
+from edgekit.quantize.tensor_threads import each_tensor
 
 __all__ = ["InputMeans", "Limits", "input_means", "output_shift"]
 
@@ -71,17 +72,17 @@ def input_means(
     # Of so few runs, optimizing and packing take more time than they save: of a YOLOv3, 1.2 s instead of 0.9.
     evaluator = Evaluator(graph, also=sorted(set(names.values()) - given), threads=threads, packed=False)
     found: dict[ir.Node, list[tuple[np.ndarray, np.ndarray]]] = {node: [] for node in names}
+    keys = list(dict.fromkeys((name, products[node]) for node, name in names.items()))
     for arrays in chosen:
         arrays = dict(arrays)
         values = {**arrays, **evaluator.run(arrays)}
-        seen: dict[tuple[str, Limits], tuple[np.ndarray, np.ndarray]] = {}
+        tensors = [values[name] for name, _ in keys]
+        means = each_tensor(lambda tensor, index: _means(tensor, keys[index][1]), tensors, threads=threads)
+        seen = dict(zip(keys, means, strict=True))
         for node, name in names.items():
-            key = name, products[node]
-            if key not in seen:
-                seen[key] = _means(values[name], products[node])
-            found[node].append(seen[key])
-    means = {node: InputMeans(*map(np.stack, zip(*pairs, strict=True))) for node, pairs in found.items()}
-    return {node: mean for node, mean in means.items() if np.isfinite(mean.exact).all()}
+            found[node].append(seen[name, products[node]])
+    stacked = {node: InputMeans(*map(np.stack, zip(*pairs, strict=True))) for node, pairs in found.items()}
+    return {node: means for node, means in stacked.items() if np.isfinite(means.exact).all()}
 
 
 def output_shift(node: ir.Node, weight: np.ndarray, quantized: np.ndarray, means: InputMeans) -> np.ndarray | None:

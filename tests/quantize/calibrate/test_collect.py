@@ -98,6 +98,28 @@ def test_statistics_do_not_depend_on_the_order_of_inputs(leaky):
         np.testing.assert_array_equal(statistics.channel_hi, other.channel_hi)
 
 
+def test_statistics_do_not_depend_on_the_threads(graph_of):
+    graph = graph_of("g (float[1, 4, 512, 512] x) => (float[1, 4, 512, 512] y) { r = Relu(x) y = Neg(r) }")
+    arrays = {"x": np.random.default_rng(5).standard_normal((1, 4, 512, 512)).astype(np.float32)}
+    one, four = (
+        collect_statistics(graph, observed_tensors(graph), [("image", arrays)], method="mse", threads=threads)
+        for threads in (1, 4)
+    )
+    assert one.statistics.keys() == {"x", "r", "y"}
+    for name, statistics in one.statistics.items():
+        np.testing.assert_array_equal(statistics.histogram, four.statistics[name].histogram)
+        np.testing.assert_array_equal(statistics.channel_hi, four.statistics[name].channel_hi)
+    np.testing.assert_array_equal(one.statistics["r"].channel_hi, arrays["x"].max((0, 2, 3)))
+
+
+@pytest.mark.parametrize("threads", [1, 4])
+def test_of_several_tensors_with_a_nan_the_first_is_named(graph_of, threads):
+    graph = graph_of("g (float[1, 4, 512, 512] x) => (float[1, 4, 512, 512] y) { b = Sqrt(x) c = Neg(b) y = Sqrt(c) }")
+    feeds = [("image", {"x": np.full((1, 4, 512, 512), -1.0, np.float32)})]
+    with pytest.raises(CalibrationError, match="tensor 'b' has a NaN at calibration input 'image'"):
+        collect_statistics(graph, observed_tensors(graph), feeds, method="mse", threads=threads)
+
+
 def test_memory_does_not_grow_with_the_number_of_images(leaky):
     graph = leaky()
 
