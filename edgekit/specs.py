@@ -85,7 +85,7 @@ class SizeRange(NamedTuple):
     """The size range of a dynamic dimension; as text ``32:320:2048``.
 
     Attributes:
-        min: the smallest size.
+        min: the smallest size; 0 for a cache that is empty before a decoder's first step.
         opt: the size that the engine is tuned for, calibrated and measured at.
         max: the largest size.
     """
@@ -142,23 +142,29 @@ def _whole(number: object) -> int | None:
         return None
 
 
-def size_from_value(value: int | Sequence[int], option: str) -> Size:
+def size_from_value(value: int | Sequence[int], option: str, *, empty: bool = False) -> Size:
     """Converts a number, or a sequence of min, opt and max, to a size; a range of equal sizes becomes a number.
+
+    Args:
+        value: the number or the sequence.
+        option: begins the message of an error.
+        empty: whether a range may begin at 0.
 
     Raises:
         UsageError: there are not three sizes, they decrease, or one is below 1 or above `MAX_SIZE`.
-            The message begins with ``option``.
     """
     numbers = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     whole = [whole for number in numbers if (whole := _whole(number)) is not None]
+    least = 0 if empty and len(whole) == 3 and whole[1] else 1
     if (
         len(numbers) != len(whole)
         or len(whole) not in (1, 3)
-        or not 0 < whole[0] <= whole[len(whole) // 2] <= whole[-1]
+        or not least <= whole[0] <= whole[len(whole) // 2] <= whole[-1]
     ):
         raise UsageError(
             f"{option}: expected a number of 1 or more, or a range {either('MIN:OPT:MAX', '(MIN, OPT, MAX)')} with "
-            f"1 <= MIN <= OPT <= MAX, got {either(':'.join(map(str, numbers)), repr(value))}",
+            f"{'0 <= MIN, 1 <= OPT and MIN' if empty else '1 <= MIN'} <= OPT <= MAX, got "
+            f"{either(':'.join(map(str, numbers)), repr(value))}",
             hint=f"give the min, opt and max size in this order, as in {either('1:4:16', '(1, 4, 16)')}",
         )
     if whole[-1] > MAX_SIZE:
@@ -167,14 +173,14 @@ def size_from_value(value: int | Sequence[int], option: str) -> Size:
 
 
 def shape_from_sizes(sizes: Sequence[int | Sequence[int]], option: str) -> Shape:
-    """Converts a size or range for each dimension to a shape; see `size_from_value`.
+    """Converts a size or range for each dimension to a shape; see `size_from_value`. A range may begin at 0.
 
     Raises:
         UsageError: a dimension is neither a size nor a range.
     """
     if not isinstance(sizes, Sequence) or isinstance(sizes, str):
         raise UsageError(f"{option}: expected a size for each dimension, as in (320, 320), got {sizes!r}")
-    return tuple(size_from_value(size, option) for size in sizes)
+    return tuple(size_from_value(size, option, empty=True) for size in sizes)
 
 
 def specs_at(

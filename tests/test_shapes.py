@@ -113,7 +113,11 @@ def test_a_range_is_given_in_place_of_a_number() -> None:
 
 @given(
     st.text("abx_:.", max_size=6),
-    st.lists(st.tuples(*[st.integers(1, 3000)] * 3).map(sorted) | st.integers(1, 3000), min_size=1, max_size=5),
+    st.lists(
+        st.tuples(st.integers(0, 3000), st.integers(1, 3000), st.integers(1, 3000)).map(sorted) | st.integers(1, 3000),
+        min_size=1,
+        max_size=5,
+    ),
 )
 def test_a_shape_is_read_as_it_is_written(name: str, sizes: list[int | list[int]]) -> None:
     shape = shape_from_sizes(sizes, "--input")
@@ -165,6 +169,13 @@ def test_error_on_a_range_of_a_dimension_that_is_fixed() -> None:
 def test_error_on_what_is_neither_a_size_nor_a_range(size: object) -> None:
     with pytest.raises(UsageError, match="--input x: expected a number of 1 or more, or a range .*, got"):
         size_from_value(size, "--input x")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [0, (0, 0, 4), (0, 0, 0), (-1, 1, 1)])
+def test_only_the_min_of_a_shape_may_be_0(size: object) -> None:
+    assert shape_from_sizes(((0, 4, 16),), "--input x") == (SizeRange(0, 4, 16),)
+    with pytest.raises(UsageError, match="--input x: expected .* 0 <= MIN, 1 <= OPT and MIN <= OPT <= MAX, got"):
+        shape_from_sizes((size,), "--input x")  # type: ignore[arg-type]
 
 
 def test_a_range_of_one_size_is_that_size() -> None:

@@ -27,8 +27,11 @@ __all__ = [
 
 Sizes = tuple["int | tuple[int, ...]", ...]
 
-_SIZE = r"[1-9]\d{0,9}(?::[1-9]\d{0,9}:[1-9]\d{0,9})?"
+_NUMBER = r"[1-9]\d{0,9}"
+_BATCH = f"{_NUMBER}(?::{_NUMBER}:{_NUMBER})?"
 """A number, or the minimum, optimum and maximum of a range."""
+_SIZE = f"(?:(?:0|{_NUMBER}):{_NUMBER}:{_NUMBER}|{_NUMBER})"
+"""As `_BATCH`, but a range may begin at 0: a decoder's cache is empty before its first step."""
 
 
 def parse_shape(text: str) -> Sizes:
@@ -102,7 +105,7 @@ def _named_shape(text: str) -> tuple[str, Sizes]:
 
 def parse_batch(text: str) -> int | tuple[int, ...]:
     """Parses a batch size or its range."""
-    if not re.fullmatch(_SIZE, text):
+    if not re.fullmatch(_BATCH, text):
         raise ValueError(f"expected a number, or MIN:OPT:MAX such as 1:4:16, got '{text}'")
     return _size(text)
 
