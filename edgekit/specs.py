@@ -163,7 +163,7 @@ def size_from_value(value: int | Sequence[int], option: str, *, empty: bool = Fa
     ):
         raise UsageError(
             f"{option}: expected a number of 1 or more, or a range {either('MIN:OPT:MAX', '(MIN, OPT, MAX)')} with "
-            f"{'0 <= MIN, 1 <= OPT and MIN' if empty else '1 <= MIN'} <= OPT <= MAX, got "
+            f"{'MIN <= OPT <= MAX, of which only MIN may be 0' if empty else '1 <= MIN <= OPT <= MAX'}, got "
             f"{either(':'.join(map(str, numbers)), repr(value))}",
             hint=f"give the min, opt and max size in this order, as in {either('1:4:16', '(1, 4, 16)')}",
         )

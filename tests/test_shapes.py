@@ -174,7 +174,9 @@ def test_error_on_what_is_neither_a_size_nor_a_range(size: object) -> None:
 @pytest.mark.parametrize("size", [0, (0, 0, 4), (0, 0, 0), (-1, 1, 1)])
 def test_only_the_min_of_a_shape_may_be_0(size: object) -> None:
     assert shape_from_sizes(((0, 4, 16),), "--input x") == (SizeRange(0, 4, 16),)
-    with pytest.raises(UsageError, match="--input x: expected .* 0 <= MIN, 1 <= OPT and MIN <= OPT <= MAX, got"):
+    with pytest.raises(
+        UsageError, match="--input x: expected a number of 1 or more, .*, of which only MIN may be 0, got"
+    ):
         shape_from_sizes((size,), "--input x")  # type: ignore[arg-type]
 
 
@@ -205,3 +207,11 @@ def test_ranges_of_shapes_are_those_of_their_dimensions() -> None:
 
 def test_an_image_keeps_its_shape_by_default() -> None:
     assert image_shape_of((1, 3, 416, 416), None) == (1, 3, 416, 416)
+
+
+def test_only_arrays_for_an_engine_may_have_a_size_of_0() -> None:
+    assert parse_named_shapes(("past:1x0x8",), empty=True) == {"past": (1, 0, 8)}
+    assert parse_named_shapes(("past:1x0:4:16x8",)) == {"past": (1, (0, 4, 16), 8)}
+    for text in ("past:1x0x8", "past:1x00:4:16x8", "past:1x0:0:16x8"):
+        with pytest.raises(ValueError, match=r"expected \[NAME:\]SHAPE"):
+            parse_named_shapes((text,))

@@ -34,9 +34,13 @@ _SIZE = f"(?:(?:0|{_NUMBER}):{_NUMBER}:{_NUMBER}|{_NUMBER})"
 """As `_BATCH`, but a range may begin at 0: a decoder's cache is empty before its first step."""
 
 
-def parse_shape(text: str) -> Sizes:
-    """Parses a shape such as ``1x3x48x32:320:2048``; returns an empty tuple if the text is not a shape."""
-    return tuple(map(_size, text.split("x"))) if re.fullmatch(f"{_SIZE}(x{_SIZE})*", text) else ()
+def parse_shape(text: str, *, empty: bool = False) -> Sizes:
+    """Parses a shape such as ``1x3x48x32:320:2048``; returns an empty tuple if the text is not a shape.
+
+    With ``empty``, a size may be 0.
+    """
+    size = f"(?:0|{_SIZE})" if empty else _SIZE
+    return tuple(map(_size, text.split("x"))) if re.fullmatch(f"{size}(x{size})*", text) else ()
 
 
 def _size(text: str) -> int | tuple[int, ...]:
@@ -55,11 +59,14 @@ def parse_image_shape(text: str) -> Sizes:
     return shape
 
 
-def parse_named_shapes(texts: Sequence[str]) -> dict[str, Sizes] | None:
-    """Parses texts such as ``images:1x3x48x32:320:2048`` to shapes by name; the name is empty if none is given."""
+def parse_named_shapes(texts: Sequence[str], *, empty: bool = False) -> dict[str, Sizes] | None:
+    """Parses texts such as ``images:1x3x48x32:320:2048`` to shapes by name; the name is empty if none is given.
+
+    With ``empty``, a size may be 0, as of arrays for an engine whose range begins there.
+    """
     shapes: dict[str, Sizes] = {}
     for text in texts:
-        name, shape = _named_shape(text)
+        name, shape = _named_shape(text, empty)
         if not shape:
             raise ValueError(
                 "expected [NAME:]SHAPE, such as images:1x3x224x224, with numbers or ranges MIN:OPT:MAX, as in "
@@ -91,13 +98,13 @@ def _number(text: str, number: str) -> int | float:
     raise ValueError(f"expected NAME=VALUE with a number, such as sr=16000, got '{text}'")
 
 
-def _named_shape(text: str) -> tuple[str, Sizes]:
+def _named_shape(text: str, empty: bool) -> tuple[str, Sizes]:
     """Splits ``name:1x3x48x32:320:2048`` into name and shape; the shape is empty if the text has another form."""
     # Names from exporters may contain colons, as ranges do: the name is the shortest prefix that leaves a shape, and a
     # prefix that looks like a shape is not a name.
     words = text.split(":")
     for count in range(len(words)):
-        name, shape = ":".join(words[:count]), parse_shape(":".join(words[count:]))
+        name, shape = ":".join(words[:count]), parse_shape(":".join(words[count:]), empty=empty)
         if shape:
             return name, () if any(re.fullmatch(r"\d+(x\d+)+", word) for word in words[:count]) else shape
     return text, ()

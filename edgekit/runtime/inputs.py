@@ -119,4 +119,10 @@ def _shape_hint(got: tuple[int, ...], expected: Sequence[Size | str], rebuild: s
         return f"build it with {argument('shape', got[2:4])}"
     if not rebuild:
         return ""
-    return f"build it for {'another range' if ranged else 'another shape'}{either('', ', in a shell')}: {rebuild}"
+    asked = next((size for size, own in zip(got, expected, strict=False) if _is_outside(size, own)), None)
+    wanted = "another shape" if asked is None else f"a range with {asked}"
+    return f"build an engine for {wanted}; the command of this one{either('', ', in a shell,')} was {rebuild}"
+
+
+def _is_outside(size: int, own: Size | str) -> bool:
+    return isinstance(own, SizeRange) and not own.min <= size <= own.max

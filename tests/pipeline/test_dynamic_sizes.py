@@ -269,8 +269,11 @@ def test_checks_at_an_expensive_max_are_skipped_with_a_note(pixels: Path, monkey
     assert any("too expensive for numerical checks" in note and "x: float32 (1, 3, 24, 24)" in note for note in notes)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 7, 8), (1, 3, 8, 25), (2, 3, 8, 8)])
-def test_error_on_an_input_out_of_range(pixels: Path, shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("shape", "wanted"),
+    [((1, 3, 7, 8), "a range with 7"), ((1, 3, 8, 25), "a range with 25"), ((2, 3, 8, 8), "another shape")],
+)
+def test_error_on_an_input_out_of_range(pixels: Path, shape: tuple[int, ...], wanted: str) -> None:
     bundle = build(pixels, shape=(SIDES, SIDES), target="null")
     with edgekit.load(bundle) as session:
         with pytest.raises(RunError) as caught:
@@ -278,7 +281,8 @@ def test_error_on_an_input_out_of_range(pixels: Path, shape: tuple[int, ...]) ->
         assert caught.value.message == (
             f"input 'x': expected float32 (1, 3, 8:16:24, 8:16:24), got ({', '.join(map(str, shape))})"
         )
-        assert caught.value.hint.startswith("build it for another range, in a shell: edgekit build ")
+        command = "the command of this one, in a shell, was edgekit build "
+        assert caught.value.hint.startswith(f"build an engine for {wanted}; {command}")
 
 
 def test_an_image_is_resized_to_the_opt_size(pixels: Path) -> None:

@@ -49,7 +49,7 @@ def fixed_shapes(
     """Parses shapes such as ``images:1x3x224x224`` into sizes by input name; ranges are an error."""
     found: dict[str, tuple[int, ...]] = {}
     try:
-        shapes = parse_named_shapes(values) or {}
+        shapes = parse_named_shapes(values, empty=True) or {}
     except ValueError as e:
         raise click.BadParameter(str(e)) from e
     for name, sizes in shapes.items():
