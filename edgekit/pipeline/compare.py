@@ -318,7 +318,7 @@ def _notes_on_layers(contenders: Sequence[Contender]) -> list[str]:
 
 
 def sentence(first: Compared, other: Compared, layers: Sequence[ChangedLayer] = ()) -> str:
-    """Returns the result in words, such as "B is 1.31 x faster than A (95 %: 1.27 to 1.34); mAP is 0.2 % lower."."""
+    """Returns the result in words, such as "B is 1.31 x as fast as A (95 %: 1.27 to 1.34); mAP is 0.2 % lower."."""
     parts = [_speed(first, other)]
     parts[0] += _where(other, [layer for layer in layers if layer.contender == other.name])
     for name, value in other.accuracy.items():
@@ -343,20 +343,15 @@ def _where(other: Compared, layers: Sequence[ChangedLayer]) -> str:
 
 def _speed(first: Compared, other: Compared) -> str:
     ratio = other.ratios["p50"]
+    faster = f"{other.name} is {1 / ratio.value:.2f} x as fast as {first.name}"
+    slower = f"{other.name} takes {ratio.value:.2f} x the time of {first.name}"
     if ratio.low is None or ratio.high is None:
-        word, factor = ("faster", 1 / ratio.value) if ratio.value < 1 else ("slower", ratio.value)
-        return f"{other.name} is {factor:.2f} x {word} than {first.name} (no confidence interval)"
+        return f"{faster if ratio.value < 1 else slower} (no confidence interval)"
     share = f"{100 * CONFIDENCE:g} %"
     if ratio.high < 1:
-        return (
-            f"{other.name} is {1 / ratio.value:.2f} x faster than {first.name} "
-            f"({share}: {1 / ratio.high:.2f} to {1 / ratio.low:.2f})"
-        )
+        return f"{faster} ({share}: {1 / ratio.high:.2f} to {1 / ratio.low:.2f})"
     if ratio.low > 1:
-        return (
-            f"{other.name} is {ratio.value:.2f} x slower than {first.name} "
-            f"({share}: {ratio.low:.2f} to {ratio.high:.2f})"
-        )
+        return f"{slower} ({share}: {ratio.low:.2f} to {ratio.high:.2f})"
     return (
         f"{other.name} and {first.name} cannot be told apart: {other.name} takes {ratio.value:.2f} x the time "
         f"({share}: {ratio.low:.2f} to {ratio.high:.2f})"

@@ -28,13 +28,13 @@ def test_a_comparison_fits_the_terminal(
     out = capsys.readouterr().out
     assert max(map(len, out.splitlines())) <= width
     assert "…" not in out
-    assert "2.50 x faster than before" in " ".join(out.split())
+    assert "2.50 x as fast as before" in " ".join(out.split())
 
 
 def test_markdown_has_the_sentence_and_a_table(reports: list[str]) -> None:
     assert main(["compare", *reports, "--markdown", "comment.md", "--fail-if", "p50>1.05x"]) == 0
     text = Path("comment.md").read_text()
-    assert text.startswith("**after is 2.50 x faster than before (95 %:")
+    assert text.startswith("**after is 2.50 x as fast as before (95 %:")
     assert "|  | before | after |\n| --- | ---: | ---: |\n" in text
     assert "| p50 |" in text and "p50>1.05x: passed for after" in text
 
@@ -73,7 +73,7 @@ def test_the_page_has_the_sentence_and_every_engine(reports: list[str], tmp_path
     page = tmp_path / "a" / "page.html"
     assert main(["compare", "before.json", "after.json", "same.json", "--html", str(page)]) == 0
     text = page.read_text()
-    assert "after is 2.50 x faster than before" in text
+    assert "after is 2.50 x as fast as before" in text
     assert all(f"{name}, 200 runs" in text for name in ("before", "after", "same"))
 
 

@@ -96,7 +96,7 @@ def test_reports_are_compared_by_their_runs_without_new_ones(reports: list[Path]
     ratio = found.contenders[1].ratios["p50"]
     assert ratio.value == pytest.approx(0.4, rel=0.01)
     assert ratio.low is not None and ratio.high is not None and ratio.low <= ratio.value <= ratio.high
-    assert found.sentences[0].startswith("after is 2.50 x faster than before (95 %: 2.4")
+    assert found.sentences[0].startswith("after is 2.50 x as fast as before (95 %: 2.4")
     assert "not interleaved" in found.notes[0]
 
 
@@ -195,7 +195,7 @@ def test_the_sentence_names_a_module_that_changed_as_the_whole_did(
 ) -> None:
     before, after = compare(reports).contenders
     text = sentence(before, after, changed(**layers))
-    assert "faster than before" in text
+    assert "as fast as before" in text
     assert (f", {said}." in text) if said else (" in " not in text)
 
 

@@ -120,10 +120,10 @@ def _sentence(report: BuildReport) -> str:
     if report.speedup is None:
         return f"{names[-1]} takes {p50} (median)."
     before = f"{milliseconds(engines[0].latency_ms.p50)} ms"
-    factor = report.speedup if report.speedup >= 1 else 1 / report.speedup
-    word = "faster" if report.speedup >= 1 else "slower"
+    faster = f"is {report.speedup:.2f} × as fast as" if report.speedup >= 1 else ""
+    factor = faster or f"takes {1 / report.speedup:.2f} × the time of"
     apart = "" if report.speed is None else " of each alone; the factor is that of runs by turns"
-    text = f"{names[-1]} is {factor:.2f} × {word} than {names[0]} ({p50} against {before}, medians{apart})"
+    text = f"{names[-1]} {factor} {names[0]} ({p50} against {before}, medians{apart})"
     if report.size_ratio is not None:
         sizes = [bytes_in_words(engine.engine_bytes) for engine in engines]
         text += f", {sizes[-1]} instead of {sizes[0]}"
@@ -146,7 +146,7 @@ def _cards(report: BuildReport) -> list[Card]:
     first = list(report.engines)[0].upper()
     faster = report.speedup >= 1
     speed = ratio(report.speedup if faster else 1 / report.speedup)
-    below = f"{'as fast as' if faster else 'as slow as'} {first}"
+    below = f"{'as fast as' if faster else 'the time of'} {first}"
     compared = [Card("speed" if faster else "slower", speed, below, "good" if faster else "bad")]
     if report.size_ratio is not None:
         size = report.size_ratio

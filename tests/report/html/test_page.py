@@ -226,7 +226,7 @@ def test_charts_have_text_alternatives(make_report: MakeReport) -> None:
 def test_a_slower_engine_is_called_slower_and_has_the_colour_of_what_is_worse(make_report: MakeReport) -> None:
     reports = {"fp32": make_report("fp32", base_ms=20.0), "int8": make_report(base_ms=30.0)}
     page = html_from_build(build_report_from_measurements(reports, {}))
-    assert "INT8 is 1.50 × slower than FP32" in page
+    assert "INT8 takes 1.50 × the time of FP32" in page
     assert 'class="verdict bad"' in page and '<div class="bad"><dt>slower</dt>' in page
     assert 'class="dots bad"' in page and 'class="dots two"' not in page
 
