@@ -27,6 +27,7 @@ class Tally:
     Attributes:
         clipped: boxes that extended beyond their image.
         flat: boxes without area.
+        derived: boxes that the file lacks, read as those around its masks.
         ignored: crowds and difficult objects.
         kept: boxes that were read, in all images.
         moved: paths that were found without their first folders; see `edgekit.data.files.Finder`.
@@ -35,6 +36,7 @@ class Tally:
 
     clipped: int = 0
     flat: int = 0
+    derived: int = 0
     ignored: int = 0
     kept: int = 0
     moved: int = 0
@@ -95,6 +97,7 @@ class Tally:
             (self.clipped, "boxes beyond their image", "clipped to it"),
             (self.flat, "boxes without area", "dropped"),
             (self.ignored, "boxes of crowds or difficult objects", "ignored"),
+            (self.derived, "annotations with a segmentation and no bbox", "read with the box around the segmentation"),
             (self.moved, "paths whose first folders do not exist here", "found without them"),
         )
         notes = self.remarks + [f"{what}: {count:,} {done}" for count, what, done in counts if count]

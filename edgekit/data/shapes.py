@@ -6,11 +6,12 @@ import math
 from typing import Any, Literal, NamedTuple
 
 import msgspec
+import numpy as np
 
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
 
-__all__ = ["ObjectShape", "decoded_shape", "needed_shape", "scaled_shape"]
+__all__ = ["ObjectShape", "corners_of_mask", "decoded_shape", "needed_shape", "scaled_shape"]
 
 Needed = Literal["masks", "keypoints", ""]
 
@@ -63,6 +64,31 @@ def decoded_shape(shape: ObjectShape, where: str, size: tuple[int, int]) -> Obje
     if isinstance(mask, dict):
         _require_size(mask, where, size)
     return shape._replace(mask=mask)
+
+
+def corners_of_mask(mask: Any) -> tuple[float, float, float, float]:
+    """Returns the corners ``(x1, y1, x2, y2)`` of the box around a mask, in px; without area if the mask has no pixel.
+
+    Args:
+        mask: polygons or run lengths that `decoded_shape` has checked. Run lengths count along the columns, and the
+            first one is of pixels outside of the mask.
+    """
+    if isinstance(mask, list):
+        points = np.concatenate([np.reshape(each, (-1, 2)) for each in mask])
+        (x1, y1), (x2, y2) = points.min(0).tolist(), points.max(0).tolist()
+        return x1, y1, x2, y2
+    height = mask["size"][0]
+    counts = mask["counts"]
+    edges = np.cumsum(_decompressed(counts) if isinstance(counts, str) else counts)
+    starts, lasts = edges[: len(edges) // 2 * 2 : 2], edges[1::2] - 1
+    starts, lasts = starts[starts <= lasts], lasts[starts <= lasts]
+    if not len(starts):
+        return 0.0, 0.0, 0.0, 0.0
+    # A run that goes on in the next column has pixels in the last row and in the first.
+    in_one_column = starts // height == lasts // height
+    top = (starts % height).min() if in_one_column.all() else 0
+    bottom = (lasts % height).max() + 1 if in_one_column.all() else height
+    return float(starts[0] // height), float(top), float(lasts[-1] // height + 1), float(bottom)
 
 
 def scaled_shape(shape: ObjectShape, width: int, height: int) -> ObjectShape:

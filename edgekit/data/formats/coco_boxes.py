@@ -1,11 +1,12 @@
-"""Corners of COCO's boxes, which are ``[x, y, width, height]``, or what Detectron2's ``bbox_mode`` says."""
+"""Corners of COCO's boxes: ``[x, y, width, height]``, or what Detectron2's ``bbox_mode`` says, or those of a mask."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from edgekit.data.detection_set import Corners
-from edgekit.data.formats.coco_file import Annotation
+from edgekit.data.formats.coco_file import Annotation, ShapedAnnotation
+from edgekit.data.shapes import ObjectShape, corners_of_mask, decoded_shape
 from edgekit.errors import DataError
 
 __all__ = ["corners_of"]
@@ -14,12 +15,20 @@ __all__ = ["corners_of"]
 _CORNERS, _SIZES = ("0", "XYXY_ABS"), ("1", "XYWH_ABS")
 
 
-def corners_of(annotation: Annotation, where: str) -> Corners:
-    """Returns the corners ``(x1, y1, x2, y2)`` of an annotation's box, in px.
+def corners_of(annotation: Annotation, where: str, size: tuple[float, float]) -> Corners:
+    """Returns the corners ``(x1, y1, x2, y2)`` of an annotation's box, in px; without a box, those of its mask.
+
+    Args:
+        annotation: has a box, or is a `ShapedAnnotation` with a mask.
+        where: location of the annotation, with which a message begins.
+        size: width and height of the image in px.
 
     Raises:
-        DataError: the box is not four numbers, or ``bbox_mode`` is neither XYXY_ABS nor XYWH_ABS.
+        DataError: the box is not four numbers, ``bbox_mode`` is neither XYXY_ABS nor XYWH_ABS, or the mask is invalid.
     """
+    if not annotation.bbox and isinstance(annotation, ShapedAnnotation):
+        whole = (int(size[0]), int(size[1]))
+        return corners_of_mask(decoded_shape(ObjectShape(bytes(annotation.segmentation)), where, whole).mask)
     bbox = annotation.bbox or []
     if len(bbox) != 4:
         raise DataError(f"{where}.bbox: expected four numbers, got {len(bbox)}")

@@ -67,7 +67,8 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
 
     Classes are numbered in the order of the category ids of the first split, then the other splits add theirs, by name,
     so that a class has the same index in all splits. A category that only groups others, as Roboflow's first one, is no
-    class. The size of an image without width and height is read from the image. Annotations of unlisted images or
+    class. The size of an image without width and height is read from the image, a box that is missing from the mask,
+    with a note. Annotations of unlisted images or
     categories, duplicates, faulty boxes and missing images are skipped and counted.
 
     Raises:
@@ -76,6 +77,8 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
     file, split, notes = _source(path, choice)
     needed = needed_shape(choice.task)
     content = coco_file(file, shapes=bool(needed))
+    if not needed and not all(annotation.bbox for annotation in content.annotations):
+        content = coco_file(file, shapes=True)  # boxes that are missing are those of the masks
     tally = Tally()
     images = _images(content, file, tally)
     labels, class_of = _classes(content, file, tally)
@@ -270,8 +273,8 @@ def _box_lists(
             tally.skip("annotations of images that are not listed", DataError(message), is_box=True)
         elif category not in class_of:
             tally.skip("annotations of unknown categories", _unknown(where, annotation, class_of), is_box=True)
-        elif not annotation.bbox:
-            message = f"{where}.bbox: expected [x, y, width, height], got none"
+        elif not annotation.bbox and not _has_mask(annotation):
+            message = f"{where}: expected a bbox or a segmentation, got neither"
             tally.skip("annotations without a box", DataError(message), is_box=True)
         elif missing := _missing_shape(annotation, needed):
             message = f"{where}: expected {missing}, got none"
@@ -281,18 +284,20 @@ def _box_lists(
             tally.skip("copies of annotations", DataError(message))
         elif image in lists:  # else its image was skipped
             seen.add(annotation.content)
-            _add(lists[image], forms, annotation, class_of[category], where)
+            _add(lists[image], forms, annotation, class_of[category], where, needed)
     forms.require_sizes()
     return lists
 
 
-def _add(boxes: BoxList, forms: CornerBoxes, annotation: Annotation, label: int, where: str) -> None:
+def _add(boxes: BoxList, forms: CornerBoxes, annotation: Annotation, label: int, where: str, needed: str) -> None:
     try:
-        corners = corners_of(annotation, where)
+        corners = corners_of(annotation, where, boxes.size)
     except DataError as e:
         boxes.tally.skip_faulty(e)
         return
-    if annotation.bbox_mode is None:
+    if not annotation.bbox:
+        boxes.tally.derived += 1
+    elif annotation.bbox_mode is None:
         x1, y1, x2, y2 = corners
         forms.add((x1, y1, x2 - x1, y2 - y1), corners, boxes.size, f"{where}.bbox")
     boxes.add(
@@ -300,7 +305,7 @@ def _add(boxes: BoxList, forms: CornerBoxes, annotation: Annotation, label: int,
         label,
         f"{where}.bbox",
         ignored=annotation.is_crowd,
-        shape=_shape(annotation),
+        shape=_shape(annotation) if needed else None,
     )
 
 
@@ -308,10 +313,14 @@ def _missing_shape(annotation: Annotation, needed: str) -> str:
     """Returns what an annotation of a task with shapes does not have; empty if it has all."""
     if not isinstance(annotation, ShapedAnnotation):
         return ""
-    if needed == "masks" and bytes(annotation.segmentation) in (b"", b"null", b"[]"):
+    if needed == "masks" and not _has_mask(annotation):
         return "a mask"
     numbers = annotation.keypoints or []
     return "key points" if needed == "keypoints" and (not numbers or len(numbers) % 3) else ""
+
+
+def _has_mask(annotation: Annotation) -> bool:
+    return isinstance(annotation, ShapedAnnotation) and bytes(annotation.segmentation) not in (b"", b"null", b"[]")
 
 
 def _shape(annotation: Annotation) -> ObjectShape | None:
