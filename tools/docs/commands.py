@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import click
 
 from edgekit.cli.main import cli
+from edgekit.cli.options.common import common_options
 from tools.docs.markdown import code, note_on_origin, table
 
 __all__ = ["commands_of", "markdown_from_commands"]
@@ -22,11 +23,7 @@ or `edgekit version` prints the version. Every error has a message, and a hint w
 
 These options go before or after the name of any command:
 
-| option | meaning |
-| --- | --- |
-| `-v`, `--verbose` | show where an error came from, cause by cause |
-| `-q`, `--quiet` | show results and errors only: no progress, no notes |
-| `-h`, `--help` | show the help |
+{common}
 
 Colours are left out if the output is not a terminal, with `NO_COLOR=1`, and with `TERM=dumb`.
 
@@ -78,7 +75,8 @@ def commands_of(group: click.Group, name: str = "edgekit") -> Iterator[tuple[str
 
 def markdown_from_commands() -> str:
     commands = list(commands_of(cli))
-    lines = [INTRODUCTION.format(note=note_on_origin("the commands of edgekit/cli/"))]
+    note = note_on_origin("the commands of edgekit/cli/")
+    lines = [INTRODUCTION.format(note=note, common="\n".join(_common()))]
     lines += table(
         ("command", "what it does"),
         ((f"[{code(name)}](#{name.replace(' ', '-')})", command.short_help or "") for name, command in commands),
@@ -86,6 +84,13 @@ def markdown_from_commands() -> str:
     for name, command in commands:
         lines += ["", *_command(name, command)]
     return "\n".join(lines) + "\n"
+
+
+def _common() -> list[str]:
+    """The table of the options of every command, as their help has them."""
+    rows = [(", ".join(map(code, option.opts)), option.help or "") for option in common_options()]
+    rows.append((f"{code('-h')}, {code('--help')}", "Show the help and exit."))
+    return table(("option", "meaning"), rows)
 
 
 def _command(name: str, command: click.Command) -> Iterator[str]:
