@@ -12,7 +12,17 @@ from urllib.parse import unquote
 from edgekit.errors import DataError
 from edgekit.storage import is_there
 
-__all__ = ["AnyCase", "Finder", "child", "files_below", "files_in", "folded", "folders_in", "is_hidden"]
+__all__ = [
+    "AnyCase",
+    "Finder",
+    "child",
+    "files_below",
+    "files_in",
+    "folded",
+    "folders_in",
+    "is_hidden",
+    "leads_to_nothing",
+]
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
 
@@ -25,10 +35,18 @@ def is_hidden(name: str) -> bool:
 def files_in(folder: Path, *suffixes: str) -> list[Path]:
     """Returns the visible files of a folder, sorted; with ``suffixes`` (lower case), only those, in any case.
 
+    A link to nothing is among them, so that it is not left out in silence: reading it is an error.
+
     Raises:
         DataError: the folder cannot be read.
     """
-    return [path for path in _entries(folder) if _has_suffix(path, suffixes) and path.is_file()]
+    found = (path for path in _entries(folder) if _has_suffix(path, suffixes))
+    return [path for path in found if path.is_file() or leads_to_nothing(path)]
+
+
+def leads_to_nothing(path: Path) -> bool:
+    """Whether a path is a link to a file that does not exist, or one of links that lead to each other."""
+    return os.path.islink(path) and not is_there(path)
 
 
 def folders_in(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from edgekit.data.files import files_below, files_in, folders_in, is_hidden
+from edgekit.data.files import files_below, files_in, folders_in, is_hidden, leads_to_nothing
 from edgekit.data.image_notes import note_on_image
 from edgekit.data.image_samples import is_deep, with_8_bits
 from edgekit.errors import DataError, RecipeError
@@ -156,7 +157,7 @@ def image_size(path: Path) -> tuple[int, int]:
         DataError: as `read_image`.
     """
     if first_file([path]) is None:
-        raise DataError(f"{path}: expected an image, got {'a folder' if is_there(path) else 'no such file'}")
+        raise _no_file(path)
     with _opened(path) as image:
         width, height = image.size
         if image.format == "TIFF":  # whose size newer versions of Pillow turn when they open it
@@ -234,7 +235,7 @@ def _rgb_image(source: ImageSource, *, upright: bool = True) -> Image.Image:
         )
     path = Path(source)
     if first_file([path]) is None:
-        raise DataError(f"{path}: expected an image, got {'a folder' if is_there(path) else 'no such file'}")
+        raise _no_file(path)
     with _opened(path) as image:
         note_other_frames(image, str(path))
         return _decoded(image, str(path), upright)
@@ -295,6 +296,12 @@ def _rgb(image: Image.Image) -> Image.Image:
     on_white = Image.new("RGB", image.size, "white")
     on_white.paste(image, mask=image.getchannel("A"))
     return on_white
+
+
+def _no_file(path: Path) -> DataError:
+    if leads_to_nothing(path):
+        return DataError(f"{path}: expected an image, got a link to {os.readlink(path)}, which does not exist")
+    return DataError(f"{path}: expected an image, got {'a folder' if is_there(path) else 'no such file'}")
 
 
 def _broken(name: str, reason: Exception) -> DataError:

@@ -22,6 +22,12 @@ def test_files_of_operating_systems_are_hidden(tmp_path):
     assert child(tmp_path, "c.xml", "b.xml") == tmp_path / "B.XML" and child(tmp_path / "none", "a") is None
 
 
+def test_links_to_nothing_are_files(tmp_path):
+    (tmp_path / "a.png").symlink_to("nowhere.png")
+    (tmp_path / "b.png").symlink_to("b.png")
+    assert [file.name for file in files_in(tmp_path, ".png")] == ["a.png", "b.png"]
+
+
 def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
     file = touch(tmp_path / "elsewhere" / "deep" / "a.png")
     root = tmp_path / "set"

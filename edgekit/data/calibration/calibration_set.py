@@ -70,7 +70,7 @@ class _ImageFile:
         return read_image(self.path)
 
     def fingerprint(self) -> str:
-        return _sha256(self.path)
+        return _sha256_if_readable(self.path)
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class _ArrayFile:
         return arrays_from_file(self.path, None if check is None else lambda zeros: check(self.id, zeros))
 
     def fingerprint(self) -> str:
-        return _sha256(self.path)
+        return _sha256_if_readable(self.path)
 
 
 class CalibrationSet:
@@ -162,7 +162,7 @@ class CalibrationSet:
         """SHA-256, in hexadecimal, of the files' contents and views, independent of names.
 
         Raises:
-            CalibrationError: a file cannot be read.
+            CalibrationError: a file of a manifest cannot be read. Those of a folder are skipped then.
         """
         text = "\n".join(entry.fingerprint() for entry in self._entries)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -326,3 +326,10 @@ def _sha256(path: Path) -> str:
         return sha256_of(path)
     except OSError as e:
         raise CalibrationError(f"{path}: expected a readable calibration file, got: {e.strerror}") from e
+
+
+def _sha256_if_readable(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError:
+        return "unreadable"  # it is skipped and counted when the samples are read

@@ -16,8 +16,9 @@ from edgekit.data.formats.text_lines import utf8_bytes
 from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.data.formats.voc import voc_root
 from edgekit.data.formats.yolo_source import has_labelled_images, yolo_configs, yolo_folders
-from edgekit.data.images import image_suffixes
+from edgekit.data.images import image_suffixes, images_below
 from edgekit.errors import DataError
+from edgekit.text import some_of
 
 __all__ = ["Detected", "format_from_path"]
 
@@ -76,12 +77,25 @@ def _unknown(path: Path) -> DataError:
             hint="put the images of each class into a folder of its own, or label them with a tool that exports COCO, "
             "VOC or YOLO",
         )
+    classes = _nested_classes(path) if path.is_dir() and (inner is None or _of_folder(inner) == "folder") else []
+    if classes:
+        return DataError(
+            f"{path}: expected {_EXPECTED}; got folders whose images are in subfolders: {some_of(classes, 4)}",
+            hint=f"if these folders are the classes, write folder:{path}; if each is a data set, choose one, such as "
+            f"{path / classes[0]}",
+        )
     what = "a folder" if path.is_dir() else "a file"
     hint = "specify the format with a prefix, such as folder:PATH, idx:, coco:, voc:, yolo:, csv: or text:"
     return DataError(
         f"{path}: expected {_EXPECTED}; got {what} in an unknown format",
         hint=f"use the folder {inner}" if inner else hint,
     )
+
+
+def _nested_classes(path: Path) -> list[str]:
+    """Returns the names of the folders that have images in subfolders; none if there is only one."""
+    names = [folder.name for folder in folders_in(path) if next(images_below(folder), None) is not None]
+    return names if len(names) > 1 else []
 
 
 def _of_file(path: Path) -> str | None:

@@ -97,6 +97,15 @@ def test_broken_images_are_skipped_and_named(folder):
         assert [text.split(":")[0] for text in found.skipped] == ["1.png", "4.png"]
 
 
+def test_links_to_nothing_are_skipped_and_named(folder):
+    digest = calibration_set(folder).digest
+    (folder / "9.png").symlink_to("nowhere.png")
+    found = calibration_set(folder)
+    assert found.digest != digest and len(found) == 7
+    assert len(list(found)) == 6
+    assert found.skipped == ["9.png: expected an image, got a link to nowhere.png, which does not exist"]
+
+
 def test_error_when_all_images_are_broken(tmp_path):
     (tmp_path / "a.png").write_text("not an image")
     with pytest.raises(CalibrationError, match=r"all 1 files are broken: a\.png: .*cannot read"):

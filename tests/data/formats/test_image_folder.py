@@ -111,6 +111,26 @@ def test_one_folder_too_high_names_the_folder_below(tmp_path):
         data_set(str(tmp_path), split="train")
 
 
+@pytest.mark.parametrize("names", [("ant/x/1.png", "bee/y/2.png"), ("ant/x/1.png", "bee/y/z/2.png")], ids=str)
+def test_classes_whose_images_are_in_subfolders_name_both_ways_on(tmp_path, names):
+    for name in names:
+        write(tmp_path / name)
+    with pytest.raises(DataError, match="got folders whose images are in subfolders: ant, bee") as error:
+        data_set(str(tmp_path), split="train")
+    assert f"folder:{tmp_path};" in error.value.hint and str(tmp_path / "ant") in error.value.hint
+    assert data_set(f"folder:{tmp_path}", split="train").labels == ("ant", "bee")
+
+
+def test_a_link_to_nothing_is_an_image_that_cannot_be_read(tmp_path):
+    for name in ("ant/1.png", "ant/2.png", "bee/1.png", "bee/2.png"):
+        write(tmp_path / "train" / name)
+    (tmp_path / "train" / "ant" / "3.png").symlink_to("nowhere.png")
+    examples = data_set(str(tmp_path), split="train")
+    assert len(examples) == 5
+    with pytest.raises(DataError, match=r"3\.png: expected an image, got a link to nowhere\.png, which does not exist"):
+        examples[2]
+
+
 def test_a_split_that_is_not_there_is_an_error(tmp_path):
     write(tmp_path / "train" / "ant" / "1.png")
     with pytest.raises(DataError, match="expected one called test or testing .* or val or valid .*got train"):
