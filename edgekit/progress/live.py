@@ -61,7 +61,8 @@ class TerminalProgress:
             self._bars.console.print(_finished(mark, style, title, counted_text(done, unit, seconds), seconds))
 
     def note(self, text: str) -> None:
-        self._bars.console.print(Text.assemble(("! ", "bold yellow"), (text.replace("\n", "\n  "), "yellow")))
+        line = Text.assemble(("! ", "bold yellow"), (text.replace("\n", "\n  "), "yellow"))
+        self._bars.console.print(line, soft_wrap=True)  # a command in it is copied as one line
 
 
 class ShownToPython(TerminalProgress):
@@ -111,7 +112,8 @@ class _Seconds(ProgressColumn):
 
 
 def _finished(mark: str, style: str, title: str, counted: str, seconds: float) -> Text:
-    return Text.assemble((mark, style), f" {title:<34} ", (f"{seconds:6.1f} s", "bold"), (f"   {counted}", "dim"))
+    # The time stands first, because titles with names of files may have any length.
+    return Text.assemble((mark, style), (f" {seconds:6.1f} s", "bold"), f"  {title}", (f"   {counted}", "dim"))
 
 
 def counted_text(done: float, unit: str, seconds: float, total: float | None = None) -> str:

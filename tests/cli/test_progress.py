@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -55,7 +56,20 @@ def test_a_terminal_keeps_a_line_of_every_stage_and_note_in_order() -> None:
         with pytest.raises(RuntimeError), progress.stage("Compile"):
             raise RuntimeError
     out = text.getvalue()
-    assert out.index("✓ Export the graph") < out.index("! The weights are random.") < out.index("✗ Compile")
+    found = [
+        re.search(text, out)
+        for text in (r"✓ +0\.\d s  Export the graph", "! The weights are random.", r"✗ +0\.\d s  Compile")
+    ]
+    starts = [match.start() for match in found if match]
+    assert len(starts) == 3 and starts == sorted(starts)
+
+
+def test_a_command_in_a_note_is_not_broken_into_lines() -> None:
+    progress, bars, text = terminal()
+    command = "pip install " + " ".join(f"'package-{i}>=1.0'" for i in range(12))
+    with bars:
+        progress.note(f"it needs {command}")
+    assert command in text.getvalue()
 
 
 def test_a_terminal_has_nothing_live_after_a_stage() -> None:
@@ -71,7 +85,7 @@ def test_stages_may_stand_inside_each_other() -> None:
     progress, bars, text = terminal()
     with bars, progress.stage("Outer"), progress.stage("Inner", total=1, unit="images") as advance:
         advance(1)
-    assert text.getvalue().index("✓ Inner") < text.getvalue().index("✓ Outer")
+    assert text.getvalue().index("s  Inner") < text.getvalue().index("s  Outer")
 
 
 def test_bytes_are_shown_in_megabytes() -> None:

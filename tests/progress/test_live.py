@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -48,7 +49,7 @@ def test_a_terminal_shows_stages_and_notes_are_warnings(progress: Any, monkeypat
     (caught,) = run(progress)
     assert caught.category is EdgeKitWarning
     assert str(caught.message) == "the weights are random"
-    assert "✓ Calibrate" in screen.text.getvalue() and "2 images" in screen.text.getvalue()
+    assert re.search(r"✓ +0\.\d s  Calibrate   2 images", screen.text.getvalue())
     assert "random" not in screen.text.getvalue()
 
 
@@ -75,7 +76,7 @@ def test_a_notebook_without_ipywidgets_shows_finished_stages(monkeypatch: pytest
     # Without the package, rich would warn that it cannot draw a live display.
     (caught,) = run(True)
     assert str(caught.message) == "the weights are random"
-    assert any("✓ Calibrate" in text for text in shown)
+    assert any(re.search(r"✓ +0\.\d s  Calibrate", text) for text in shown)
 
 
 def test_an_object_of_the_caller_receives_stages_and_notes() -> None:
@@ -107,3 +108,15 @@ def test_notes_of_functions_without_bars_are_warnings_at_the_callers_line() -> N
         warnings.simplefilter("always")
         Warnings().note("short")
     assert [(str(each.message), each.filename) for each in caught] == [("short", __file__)]
+
+
+def test_times_stand_below_each_other_however_long_titles_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = Screen(monkeypatch, force_terminal=True)
+    titles = ["reading weights", "looking for layers that make most of the noise", "reading " + 5 * "a_long_name_"]
+    with shown_progress(True) as shown:
+        for title in titles:
+            with shown.stage(title):
+                pass
+    lines = [line for line in re.split(r"[\r\n]", screen.text.getvalue()) if "✓" in line]
+    assert len(lines) == len(titles)
+    assert {re.search(r" s(?= |$)", line[line.index("✓") :]).start() for line in lines} == {8}
