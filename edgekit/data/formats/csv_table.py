@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from edgekit.data.formats.csv_records import (
     separator_of,
 )
 from edgekit.data.formats.unsupported import TABLE_OF_IMAGES_HINT, is_table_of_images, unsupported_format
+from edgekit.data.images import image_suffixes
 from edgekit.data.splits import DRAWN, SPLIT_NAMES, SplitFile, file_of_split, is_drawn
 from edgekit.errors import DataError, UsageError, nearest
 from edgekit.recipe.schema import Task
@@ -29,6 +31,7 @@ from edgekit.recipe.schema import Task
 __all__ = ["CsvTable", "csv_from_path", "is_table"]
 
 _MAX_CLASSES = 10_000
+_GROUPED_DECIMAL = re.compile(r"[+-]?\d{1,3}(?:\.\d{3})+,\d+|[+-]?\d{1,3}(?:[, ]\d{3})+\.\d+")
 _NUMBERING = frozenset({"", "id", "index", "unnamed: 0"})
 _MISSING = frozenset({"", "-", "?", "n/a", "na", "nan", "none", "null"})
 _TARGET_NAMES = frozenset({"label", "labels", "class", "target"})
@@ -41,7 +44,7 @@ class _Layout:
     Attributes:
         separator: column separator.
         header: column names; empty if the first line is a row.
-        columns: number of columns.
+        columns: number of columns, without the empty one behind a separator at the end of the lines.
         target: index of the target column.
     """
 
@@ -134,12 +137,7 @@ def csv_from_path(path: Path, choice: Choice) -> CsvTable:
         )
     if split is not None:
         _require_same_columns(path, layout, file, split, choice)
-    if choice.target is None and layout.target != layout.columns - 1:
-        notes = [
-            *notes,
-            f"the target is {layout.title(layout.target)}; {argument('column', like='NAME')} chooses another",
-        ]
-    notes = [*notes, *_notes_on_numbering(layout)]
+    notes = [*notes, *_notes_on_target(layout, choice), *_notes_on_numbering(layout)]
     task = _task(file, layout, choice)
     rows, texts = _Rows(array("Q"), array("Q")), dict[str, int]()
     marks = set[str]()
@@ -170,6 +168,16 @@ def _decimal_marks(fields: list[str], layout: _Layout) -> set[str]:
     if layout.separator == ",":
         return set()
     return {mark for i, field in enumerate(fields) if i != layout.target for mark in ".," if mark in field}
+
+
+def _notes_on_target(layout: _Layout, choice: Choice) -> list[str]:
+    """Returns a note where the target is not obvious: a column before the last one, or one without a name."""
+    target = layout.title(layout.target)
+    if not layout.header:
+        return [f"the first line has no names of columns: the target is {target}, the last one"]
+    if choice.target is None and layout.target != layout.columns - 1:
+        return [f"the target is {target}; {argument('column', like='NAME')} chooses another"]
+    return []
 
 
 def _notes_on_numbering(layout: _Layout) -> list[str]:
@@ -219,8 +227,11 @@ def _lines(file: Path, layout: _Layout) -> Iterator[tuple[Record, list[str], str
 
 def _layout(file: Path, choice: Choice) -> _Layout:
     separator = separator_of(file)
-    first = next(records(file, separator), Record(1, 0, []))
+    start = list(itertools.islice(records(file, separator), 2))
+    first = start[0] if start else Record(1, 0, [])
     fields = first.fields
+    if len(fields) > 2 and all(record.fields[-1] == "" and len(record.fields) == len(fields) for record in start):
+        fields = fields[:-1]  # spreadsheets end lines with a separator if a cell beside the table was used once
     if len(fields) < 2:
         other = unsupported_format(file)
         if other is not None:
@@ -264,13 +275,16 @@ def _require_same_columns(path: Path, layout: _Layout, file: Path, own: Split, c
 
 
 def _checked(record: Record, layout: _Layout, where: str) -> list[str]:
-    if len(record.fields) != layout.columns:
+    fields = record.fields
+    if len(fields) == layout.columns + 1 and not fields[-1]:
+        return fields[:-1]
+    if len(fields) != layout.columns:
         got = len(record.fields)
         raise DataError(
             f"{where}: expected {layout.columns} columns, as in the first line, got {got}",
             hint="the first line is the header or a row: remove other lines, and put fields with separators in quotes",
         )
-    return record.fields
+    return fields
 
 
 def _features(fields: list[str], layout: _Layout, where: str) -> list[float]:
@@ -284,15 +298,16 @@ def _number(fields: list[str], column: int, layout: _Layout, where: str) -> floa
     if number is None:
         raise DataError(
             f"{where}, {layout.title(column)}: expected a number that is finite in float32, got '{text[:40]}'",
-            hint=_number_hint(text, layout, column),
+            hint=_number_hint(fields, layout, column),
         )
     return number
 
 
-def _number_hint(text: str, layout: _Layout, column: int) -> str:
-    if is_table_of_images(layout.header):
+def _number_hint(fields: list[str], layout: _Layout, column: int) -> str:
+    text = fields[column]
+    if is_table_of_images(layout.header) or any(field.lower().endswith(image_suffixes()) for field in fields):
         return TABLE_OF_IMAGES_HINT
-    if is_grouped(text):
+    if is_grouped(text) or _GROUPED_DECIMAL.fullmatch(text):
         return "write it without separators of thousands"
     if text.lower() in _MISSING:
         return "fill in missing numbers, or remove their rows or their column"

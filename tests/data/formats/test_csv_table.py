@@ -191,3 +191,41 @@ def test_a_note_names_a_feature_that_may_only_number_the_rows(tmp_path, name):
     assert note in found.notes
     file.write_text("height,size,label\n" + "".join(f"{i},{i}.5,{i % 2}\n" for i in range(10)))
     assert not any("numbers the rows" in note for note in data_set(str(file), split="train").notes)
+
+
+@pytest.mark.parametrize("header", ["a;b;c;\n", ""])
+def test_a_separator_at_the_end_of_the_lines_is_no_column(tmp_path, header):
+    numbers = random.normal(size=(30, 3)).round(3)
+    body = "".join(";".join(map(repr, row)) + ";\n" for row in numbers.tolist())
+    table = data_set(str(write(tmp_path / "train.csv", header + body)), split="train")
+    np.testing.assert_array_equal(rows(table), numbers.astype(np.float32))
+
+
+def test_a_separator_at_the_end_of_single_lines_is_no_column(tmp_path):
+    file = write(tmp_path / "train.csv", "a,b,c\n1,2,3\n4,5,6,\n")
+    assert rows(data_set(str(file), split="train")).tolist() == [[1, 2, 3], [4, 5, 6]]
+    with pytest.raises(DataError, match="line 3: expected 3 columns, as in the first line, got 4"):
+        data_set(str(write(tmp_path / "train.csv", "a,b,c\n1,2,3\n4,5,6,7\n")), split="train")
+
+
+def test_a_table_without_names_of_columns_says_which_one_is_the_target(tmp_path):
+    file = write(tmp_path / "mnist_train.csv", "".join(f"{i % 3},{i},7,0\n" for i in range(6)))
+    table = data_set(str(file), split="train", task="classify")
+    assert table.labels == ("0",)
+    assert table.notes == ["the first line has no names of columns: the target is column 4, the last one"]
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("a.jpg,1,2,3,4,cat\nb.jpg,1,2,3,4,dog\n", "tables that name images are not read"),
+        ("cat,1,2,3,4,a.JPG,9,9\ndog,1,2,3,4,b.jpg,9,9\n", "tables that name images are not read"),
+        ("a;b\n1.234,5;2\n", "write it without separators of thousands"),
+        ('a,b\n"1,234.5",2\n', "write it without separators of thousands"),
+        ("a;b\n1 234.5;2\n", "write it without separators of thousands"),
+    ],
+)
+def test_a_field_that_is_no_number_has_a_hint(tmp_path, text, hint):
+    with pytest.raises(DataError, match="expected a number") as error:
+        data_set(str(write(tmp_path / "t.csv", text)), split="train")
+    assert hint in error.value.hint
