@@ -46,6 +46,8 @@ _ESCAPES = {
     "N": "\x85", "_": "\xa0", "L": "\u2028", "P": "\u2029",
 }  # fmt: skip
 """YAML 1.2.2, section 5.7; any other character stands for itself."""
+_NULLS = ("~", "null", "Null", "NULL")
+"""YAML 1.2.2, section 10.2.1.1."""
 _MAX_DEPTH = 16
 _READ = frozenset({"names", "path", "kpt_shape", *itertools.chain(*SPLIT_NAMES.values())})
 _NAMES_HINT = "such as names: [cat, dog]"
@@ -174,7 +176,7 @@ def _take(
         raise DataError(f"{file}, line {first.number}: expected '{key}' once, got a duplicate")
     name, own = _without_anchor(first.text)
     value = _value(anchors, key, Line(first.number, 0, own), block, file)
-    if value is not None:
+    if value is not None and not _is_null(own):
         settings[key] = value
     if name and value is not None:
         anchors.values[name] = value
@@ -208,6 +210,11 @@ def _value(anchors: Anchors, key: str, first: Line, block: list[Line], file: Pat
     if key == "names":
         raise DataError(f"{file}, line {first.number}: names: expected a list of names, got '{text[:60]}'")
     return None
+
+
+def _is_null(text: str) -> bool:
+    """Whether a value without quotes stands for none, as programs write ``test: null``."""
+    return _without_comment(text).strip() in _NULLS
 
 
 def _without_anchor(text: str) -> tuple[str, str]:

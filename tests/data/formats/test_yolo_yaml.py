@@ -76,3 +76,10 @@ def test_names_in_one_text_are_shown(tmp_path: Path) -> None:
     (tmp_path / "data.yaml").write_text("names: cat, dog\n")
     with pytest.raises(DataError, match="names: expected a list, got 'cat, dog'"):
         names_from_value(settings_from_yaml(tmp_path / "data.yaml")["names"], tmp_path / "data.yaml")
+
+
+@pytest.mark.parametrize("null", ["null", "~", "Null", "NULL  # none", "&n null"])
+def test_null_is_no_value(tmp_path: Path, null: str) -> None:
+    file = tmp_path / "data.yaml"
+    file.write_text(f"path: {null}\ntest: {null}\nkpt_shape: {null}\nval: 'null'\nnames: [cat, null]\n")
+    assert settings_from_yaml(file) == {"val": "null", "names": ["cat", "null"]}
