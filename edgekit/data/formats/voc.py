@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -172,14 +172,17 @@ def _chosen(
     stems = {key.rpartition("/")[2]: key for key in read}
     chosen: dict[str, VocAnnotation] = {}
     first: DataError | None = None
-    for line in text_lines(lists[split]):
+    several = len(lists[split]) > 1
+    for file, line in ((each, line) for each in lists[split] for line in text_lines(each)):
         text = line.text.strip().replace("\\", "/")
         key = next((key for name in _names(text) for key in (name, stems.get(name)) if key in read), None)
-        where = f"{lists[split]}, line {line.number}"
+        where = f"{file}, line {line.number}"
         if key is None:
             error = DataError(f"{where}: expected the name of a file in Annotations, got '{text[:80]}'")
             first = first or error
             tally.skip("listed images without an annotation file", error)
+        elif key in chosen and several:
+            continue  # the list of each class has all images
         elif key in chosen:
             error = DataError(f"{where}: expected each image once, got '{text[:80]}'")
             tally.skip("images that are listed twice", error)
@@ -200,8 +203,10 @@ def _names(line: str) -> Iterable[str]:
             yield each.name
 
 
-def _lists(root: Path) -> dict[Split, Path]:
+def _lists(root: Path) -> dict[Split, tuple[Path, ...]]:
     """Returns the lists of ``ImageSets/Main`` by split, in any case and spelling.
+
+    VoTT writes lists for each class alone, such as ``cat_train.txt``.
 
     VOC2007 is trained on trainval, because its test split has labels; later years do not publish theirs and are
     evaluated on val.
@@ -209,13 +214,22 @@ def _lists(root: Path) -> dict[Split, Path]:
     sets = child(root, "imagesets")
     folder = root if sets is None else child(sets, "main") or sets
     files = {file.stem.lower(): file for file in files_in(folder, ".txt")} if folder.is_dir() else {}
-    found: dict[Split, Path] = {}
+    found: dict[Split, tuple[Path, ...]] = {}
     for split, names in SPLIT_NAMES.items():
         there = [files[name] for name in names if name in files]
         if there:
-            found[split] = there[0]
+            found[split] = (there[0],)
     if "test" in found and "trainval" in files:
-        found["train"] = files["trainval"]
+        found["train"] = (files["trainval"],)
+    return found or (_lists_of_classes(files) if sets is not None else {})
+
+
+def _lists_of_classes(files: Mapping[str, Path]) -> dict[Split, tuple[Path, ...]]:
+    found: dict[Split, tuple[Path, ...]] = {}
+    for split, names in SPLIT_NAMES.items():
+        ends = [tuple(file for stem, file in files.items() if stem.endswith(f"_{name}")) for name in names]
+        if there := next(filter(None, ends), None):
+            found[split] = there
     return found
 
 

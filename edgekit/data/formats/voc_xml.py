@@ -89,6 +89,11 @@ def _object(element: Element, file: Path) -> VocObject:
     name = _inner(element, "name", file)
     if not name.text:
         raise DataError(f"{file}, line {name.line}: expected a class name, got none")
+    if (rotated := element.find("robndbox")) is not None and element.find("bndbox") is None:
+        raise DataError(
+            f"{file}, line {rotated.line}: expected <bndbox> in <object>, got a rotated box, <robndbox>",
+            hint="export rotated boxes as YOLO's labels of four corners, which are read",
+        )
     box = _inner(element, "bndbox", file)
     x1, y1, x2, y2 = (_number(_inner(box, tag, file), file) for tag in ("xmin", "ymin", "xmax", "ymax"))
     difficult = element.find("difficult")

@@ -265,3 +265,23 @@ def test_any_file_is_a_set_or_a_data_error(tmp_path_factory, content):
         assert (boxes.corners[:, :2] < boxes.corners[:, 2:]).all()
     except DataError as e:
         assert e.message
+
+
+def test_lists_of_single_classes_are_the_splits_as_vott_writes_them(tmp_path):
+    lists = {
+        "cat_train": ["a.jpg 1", "b.jpg -1"], "dog_train": ["b.jpg 1", "c.jpg 1"],
+        "cat_val": ["d.jpg 1"], "dog_val": ["d.jpg -1"],
+    }  # fmt: skip
+    root = write(tmp_path, {stem: annotation(thing()) for stem in "abcd"}, lists)
+    assert ids(voc_from_path(root, Choice("train"))) == ["a.jpg", "b.jpg", "c.jpg"]
+    examples = voc_from_path(root, Choice("test"))
+    assert ids(examples) == ["d.jpg"]
+    assert examples.notes == ["the data set has no test split: its val split is used"]
+
+
+def test_rotated_boxes_are_named(tmp_path):
+    rotated = "<object><name>cat</name><robndbox><cx>9</cx><angle>0.3</angle></robndbox></object>"
+    root = write(tmp_path, {"a": annotation(rotated)}, {"val": ["a"]})
+    with pytest.raises(DataError, match="expected <bndbox> in <object>, got a rotated box") as error:
+        voc_from_path(root, Choice("val"))
+    assert "four corners" in error.value.hint
