@@ -32,16 +32,19 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name.lower() in _SYSTEM_FILES
 
 
-def files_in(folder: Path, *suffixes: str) -> list[Path]:
+def files_in(folder: Path, *suffixes: str, dead_links: bool = False) -> list[Path]:
     """Returns the visible files of a folder, sorted; with ``suffixes`` (lower case), only those, in any case.
 
-    A link to nothing is among them, so that it is not left out in silence: reading it is an error.
+    Args:
+        folder: the folder.
+        suffixes: suffixes in lower case; all files if there are none.
+        dead_links: return links to nothing too, so that they are not left out in silence: reading one is an error.
 
     Raises:
         DataError: the folder cannot be read.
     """
     found = (path for path in _entries(folder) if _has_suffix(path, suffixes))
-    return [path for path in found if path.is_file() or leads_to_nothing(path)]
+    return [path for path in found if path.is_file() or (dead_links and leads_to_nothing(path))]
 
 
 def leads_to_nothing(path: Path) -> bool:

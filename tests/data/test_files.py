@@ -25,7 +25,8 @@ def test_files_of_operating_systems_are_hidden(tmp_path):
 def test_links_to_nothing_are_files(tmp_path):
     (tmp_path / "a.png").symlink_to("nowhere.png")
     (tmp_path / "b.png").symlink_to("b.png")
-    assert [file.name for file in files_in(tmp_path, ".png")] == ["a.png", "b.png"]
+    assert [file.name for file in files_in(tmp_path, ".png", dead_links=True)] == ["a.png", "b.png"]
+    assert files_in(tmp_path, ".png") == []
 
 
 def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):

@@ -77,6 +77,8 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
     file, split, notes = _source(path, choice)
     needed = needed_shape(choice.task)
     content = coco_file(file, shapes=bool(needed))
+    if content.annotations and not any(_has_shape(annotation, needed) for annotation in content.annotations):
+        needed = ""  # a set of boxes
     if not needed and not all(annotation.bbox for annotation in content.annotations):
         content = coco_file(file, shapes=True)  # boxes that are missing are those of the masks
     tally = Tally()
@@ -317,6 +319,12 @@ def _missing_shape(annotation: Annotation, needed: str) -> str:
         return "a mask"
     numbers = annotation.keypoints or []
     return "key points" if needed == "keypoints" and (not numbers or len(numbers) % 3) else ""
+
+
+def _has_shape(annotation: Annotation, needed: str) -> bool:
+    if needed != "keypoints":
+        return _has_mask(annotation)
+    return isinstance(annotation, ShapedAnnotation) and bool(annotation.keypoints)
 
 
 def _has_mask(annotation: Annotation) -> bool:

@@ -29,6 +29,9 @@ _MIN_FRACTION, _MAX_FRACTION = -0.01, 1.01
 class YoloLines:
     """The lines of a data set's label files.
 
+    Attributes:
+        has_outlines: a line that was read has an outline.
+
     Args:
         source: has the class names and the number of key points.
         needed: the shapes that boxes get: ``masks``, ``keypoints``, or none if empty.
@@ -39,6 +42,7 @@ class YoloLines:
         self._keypoints = source.keypoints
         self._needed = needed
         self._tally = tally
+        self.has_outlines = False
         self._classes = ClassNumbers(source.names)
         self._long_lines = LongLines()
         self._forms = CornerBoxes("class cx cy width height", "write the center, the width and the height of each box")
@@ -84,6 +88,7 @@ class YoloLines:
         if len(numbers) > 4 and not self._keypoints[0]:
             self._long_lines.add(numbers, where)
         corners, outline = _corners(numbers, self._keypoints, where)
+        self.has_outlines |= len(numbers) > 4 and not self._keypoints[0]
         if len(numbers) == 4:
             self._forms.add(numbers, corners, (1, 1), where)
         shape = _shape(numbers, outline, self._keypoints, self._needed, where) if self._needed else None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote, unquote
 
 from edgekit.data.detection_set import AnnotatedImage, DetectionSet, Tally
 from edgekit.data.examples import Boxes, Choice, Split
-from edgekit.data.files import AnyCase, Finder, child, files_in, folded
+from edgekit.data.files import AnyCase, Finder, child, files_in, folded, leads_to_nothing
 from edgekit.data.formats.label_studio import hint_on_prefix
 from edgekit.data.formats.text_lines import text_lines
 from edgekit.data.formats.yolo_lines import YoloLines
@@ -49,15 +50,19 @@ def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
     needed = needed_shape(choice.task)
     if needed == "keypoints" and not source.keypoints[0]:
         raise DataError(f"{path}: kpt_shape: expected [keypoints, 2 or 3] in a data.yaml for task 'pose', got none")
-    read, missing = _read(images, source, tally, needed)
+    read, missing, has_outlines = _read(images, source, tally, needed)
     if missing == len(images):
         raise DataError(
             f"{path}: expected files in labels/ with the same names as those in images/, got none",
-            hint=next(filter(None, map(hint_on_prefix, _LabelFiles().names_near(images[0]))), ""),
+            hint=next(filter(None, map(hint_on_prefix, _LabelFiles().names_near(images[0]))), _hint_on_dota(images[0])),
         )
+    if needed == "masks" and not has_outlines:
+        needed = ""  # a box is its own outline only beside others
     tally.require_boxes()
     notes += others
     names = source.names or _numbers(read)
+    if not needed:
+        read = [(image, text, replace(boxes, shapes=())) for image, text, boxes in read]
     entries = [AnnotatedImage(image, boxes, None, text.name) for image, text, boxes in read]
     notes += tally.notes()
     if source.others:
@@ -128,8 +133,8 @@ def _from_list(file: Path, tally: Tally) -> list[Path]:
 
 def _read(
     images: list[Path], source: YoloSource, tally: Tally, needed: str
-) -> tuple[list[tuple[Path, Path, Boxes]], int]:
-    """Returns each image with its label file and boxes, and the number of images without a label file."""
+) -> tuple[list[tuple[Path, Path, Boxes]], int, bool]:
+    """Returns each image with its label file and boxes, how many have no label file, and whether any has outlines."""
     read: list[tuple[Path, Path, Boxes]] = []
     missing, first, used, labels = 0, None, set[Path](), _LabelFiles()
     lines = YoloLines(source, needed, tally)
@@ -148,7 +153,14 @@ def _read(
         raise first
     lines.require_labels()
     _count_orphans(used, tally)
-    return read, missing
+    return read, missing, lines.has_outlines
+
+
+def _hint_on_dota(image: Path) -> str:
+    folder = child(image.parent.parent, "labeltxt")
+    if folder is None:
+        return ""
+    return f"{folder} has labels of DOTA, which are not read: export for YOLO's rotated boxes, which are in labels/"
 
 
 class _LabelFiles:
@@ -161,7 +173,8 @@ class _LabelFiles:
     def of(self, image: Path) -> Path | None:
         """Returns the label file of an image, or None."""
         candidates = self._candidates(image)
-        found = first_file(folder.joinpath(*below) for folder, below in candidates)
+        places = [folder.joinpath(*below) for folder, below in candidates]
+        found = first_file(places) or next(filter(leads_to_nothing, places), None)
         # Windows and macOS take labels/Val/A.TXT for labels/val/a.txt.
         return found or first_file(
             filter(None, (self._in_any_case.path(folder, *below) for folder, below in candidates))

@@ -95,8 +95,11 @@ def test_annotations_without_a_shape_are_skipped_and_counted(coco, task: str, mi
     examples = data_set(str(coco(whole, missing)), task=task)
     assert len(examples[0].target) == 1
     assert any(f"annotations without {words}: 1 skipped" in note for note in examples.notes)
-    with pytest.raises(DataError, match=rf"annotations\[0\]: expected {words}, got none"):
-        data_set(str(coco(missing)), task=task)
+
+
+def test_a_set_whose_key_points_are_all_invalid_is_refused(coco) -> None:
+    with pytest.raises(DataError, match=r"annotations\[0\]: expected key points, got none"):
+        data_set(str(coco({"keypoints": [1, 2]})), task="pose")
 
 
 @pytest.mark.parametrize(
@@ -177,3 +180,24 @@ def test_error_when_a_yolo_set_for_poses_has_no_kpt_shape(yolo) -> None:
 
 def test_a_set_of_boxes_does_for_an_engine_with_masks() -> None:
     assert data_set("scenes", task="segment").task == "detect"
+
+
+@pytest.mark.parametrize("task", ["segment", "obb"])
+def test_a_yolo_set_of_boxes_alone_has_no_masks(yolo, task: str) -> None:
+    examples = data_set(str(yolo("0 0.5 0.5 0.5 0.5", "0 0.5 0.5 0.5 0.4")), task=task, split="val")
+    assert examples.task == "detect"
+    assert len(examples[0].target) == 2 and examples[0].target.shapes == ()
+
+
+def test_a_yolo_set_of_key_points_has_no_masks(yolo) -> None:
+    file = yolo("0 0.5 0.5 0.5 0.4 0.1 0.2 0.5 0.6", settings="kpt_shape: [2, 2]")
+    assert data_set(str(file), task="segment", split="val").task == "detect"
+
+
+@pytest.mark.parametrize("task", ["segment", "obb", "pose"])
+@pytest.mark.parametrize("more", [{}, {"segmentation": []}, {"keypoints": []}], ids=str)
+def test_a_coco_set_of_boxes_alone_has_no_shapes(coco, more: dict, task: str) -> None:
+    examples = data_set(str(coco(more, more | {"bbox": [3, 4, 5, 6]})), task=task, split="val")
+    assert examples.task == "detect"
+    assert examples[0].target.corners.tolist() == [[1, 2, 10, 11], [3, 4, 8, 10]]
+    assert examples[0].target.shapes == ()

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from edgekit.data.examples import DataSet, data_set
-from edgekit.errors import DataError
+from edgekit.errors import DataError, UsageError
 
 RED, BLUE = "0 0.25 0.25 0.5 0.5", "1 0.75 0.75 0.5 0.5"
 CORNERS = [[0.0, 0.0, 32.0, 32.0], [32.0, 32.0, 64.0, 64.0]]
@@ -332,3 +332,37 @@ def test_a_set_without_any_object_says_so(tmp_path: Path) -> None:
         notes = data_set(str(root), split="train").notes
         assert "no boxes in this split, and no names of classes" in notes
         assert not [note for note in notes if "-1" in note]
+
+
+def test_a_label_file_that_is_a_link_to_nothing_is_no_image_without_objects(tmp_path: Path) -> None:
+    for name in "abc":
+        image(tmp_path / "images" / "val" / f"{name}.png")
+        text(tmp_path / "labels" / "val" / f"{name}.txt", RED)
+    text(tmp_path / "data.yaml", "val: images/val\nnames: [red]\n")
+    (tmp_path / "labels" / "val" / "b.txt").unlink()
+    (tmp_path / "labels" / "val" / "b.txt").symlink_to("gone.txt")
+
+    examples = data_set(str(tmp_path), split="val")
+
+    assert [examples[i].id for i in range(len(examples))] == ["a.png", "c.png"]
+    (note,) = examples.notes
+    assert note.startswith("images whose label file cannot be read: 1 skipped")
+
+
+def test_a_class_that_is_a_link_to_nothing_is_noted(tmp_path: Path) -> None:
+    for name in ("ant", "bee"):
+        image(tmp_path / name / "1.png")
+        image(tmp_path / name / "2.png")
+    (tmp_path / "cow").symlink_to("gone")
+    examples = data_set(str(tmp_path), split="train")
+    assert f"links to nothing: 1 in {tmp_path} left out; the first: cow" in examples.notes
+
+
+@pytest.mark.parametrize("prefix", ["", "coco:"])
+def test_a_path_that_does_not_exist_has_a_hint(tmp_path: Path, prefix: str) -> None:
+    (tmp_path / "annotations.json").write_text("{}")
+    (tmp_path / "train.json").symlink_to("gone.json")
+    for name, hint in (("train.json", "a link to gone.json"), ("anotations.json", "did you mean")):
+        with pytest.raises(UsageError) as error:
+            data_set(f"{prefix}{tmp_path / name}")
+        assert hint in error.value.hint
