@@ -13,6 +13,7 @@ from PIL import Image
 
 from edgekit.arguments import argument
 from edgekit.data.images import Placement, preprocess
+from edgekit.data.missing import hint_on_missing
 from edgekit.data.shapes import ObjectShape, needed_shape
 from edgekit.data.vocabulary import source_ids, target_input_ids
 from edgekit.errors import DataError, UsageError, nearest
@@ -173,13 +174,13 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
         raise UsageError(f"{argument('column')}: expected the header of a column, got {target!r}")
     choice = Choice(split, task, target)
     prefix, colon, rest = source.partition(":")
+    named = prefix in _GENERATED or (bool(colon) and prefix in _READERS)
     if prefix in _GENERATED:
         if split == "val":
             raise UsageError(f"data set {source}: expected the split train or test, got val")
         _check_target(target, source, prefix)
         found = _attribute(_GENERATED[prefix])(rest, choice)
     else:
-        named = bool(colon) and prefix in _READERS
         path = _existing(rest if named else source, source)
         reader, notes = (prefix, []) if named else _format(path)
         _check_target(target, source, reader)
@@ -187,7 +188,10 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
         if notes:
             found.notes = [*notes, *found.notes]
     if task is not None and found.task != task and not (found.task == "detect" and needed_shape(task)):
-        raise DataError(f"data set {source}: expected one for the task '{task}', got one for '{found.task}'")
+        raise DataError(
+            f"data set {source}: expected one for the task '{task}', got one for '{found.task}'",
+            hint="" if named else "a prefix chooses another format of the same path, as in folder:PATH or yolo:PATH",
+        )
     checked: DataSet = found
     return checked
 
@@ -363,10 +367,14 @@ def _existing(text: str, source: str) -> Path:
     prefix = source.partition(":")[0]
     known = [*_GENERATED, *(f"{name}:" for name in _READERS)]
     if text != source:
-        raise UsageError(f"data set {source}: expected a file or a folder, got no such path: {text or '(no path)'}")
+        raise UsageError(
+            f"data set {source}: expected a file or a folder, got no such path: {text or '(no path)'}",
+            hint=hint_on_missing(path) if text else "",
+        )
+    name = f"{prefix}:" if ":" in source else source
     raise UsageError(
         f"unknown data set '{source}': expected a name, a file or a folder",
-        hint=nearest(f"{prefix}:" if ":" in source else source, known),
+        hint=nearest(name, known, listed=False) or hint_on_missing(path) or nearest(name, known),
     )
 
 

@@ -106,7 +106,7 @@ def images_in(folder: str | Path) -> list[Path]:
         raise DataError(
             f"{folder}: expected a folder of images, got {'a file' if folder.exists() else 'no such folder'}"
         )
-    files = files_in(folder, *image_suffixes())
+    files = files_in(folder, *image_suffixes(), dead_links=True)
     if files:
         return files
     below = [path for path in folders_in(folder) if files_in(path, *image_suffixes())]

@@ -243,7 +243,7 @@ def _from_manifest(name: str, file: Path, limit: int | None) -> CalibrationSet:
 
 
 def _from_folder(name: str, folder: Path, limit: int | None) -> CalibrationSet:
-    arrays = files_in(folder, *ARRAY_SUFFIXES)
+    arrays = files_in(folder, *ARRAY_SUFFIXES, dead_links=True)
     if arrays and any(is_image(path) for path in folder.iterdir()):
         raise CalibrationError(f"calibration set {name}: expected images or numpy files, got both")
     if arrays:

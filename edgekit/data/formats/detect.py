@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,9 +52,13 @@ def format_from_path(path: Path) -> Detected:
     """
     try:
         found = _of_folder(path) if path.is_dir() else _of_file(path)
-        notes = _notes_on_others(path, found) if found in _ANNOTATIONS and path.is_dir() else []
+        notes = []
+        if found in _ANNOTATIONS and path.is_dir():
+            notes = _notes_on_others(path, found)
+        elif found == "folder" and (name := _annotations_of_classes(folders_in(path))):
+            notes = [f"{name}: only the images are read, and the folders are taken as classes"]
     except OSError as e:
-        raise DataError(f"{path}: expected a readable file or folder, got: {e.strerror or e}") from e
+        raise DataError(f"{e.filename or path}: expected a readable file or folder, got: {e.strerror or e}") from e
     if found is None:
         raise _unknown(path)
     return Detected(found, notes)
@@ -64,6 +68,19 @@ def _notes_on_others(path: Path, used: str) -> list[str]:
     others = [found for found in _annotations(path) if found != used]
     names = " and ".join(f"{_ANNOTATIONS[other]} ({other}:{path})" for other in others)
     return [f"{path} has annotations in several formats: {_ANNOTATIONS[used]} is read, not {names}"] if others else []
+
+
+def _annotations_of_classes(folders: Sequence[Path]) -> str:
+    """Returns where annotations lie beside images in the folders of classes; empty if there are none.
+
+    The first folders are searched: a data set may have thousands, and they are alike.
+    """
+    for folder in folders[:3]:
+        if found := next(_annotations(folder), None):
+            return f"{folder} has {_ANNOTATIONS[found]}"
+        if other := unsupported_format(folder, levels=1):
+            return f"{folder} has {other.name}"
+    return ""
 
 
 def _unknown(path: Path) -> DataError:
@@ -117,7 +134,11 @@ def _of_folder(path: Path) -> str | None:
         return "idx"
     if annotations := next(_annotations(path), None):
         return annotations
-    if split_folders(path) or any(files_in(folder, *image_suffixes()) for folder in folders):
+    if split_folders(path):
+        return "folder"
+    with_images = [folder for folder in folders if files_in(folder, *image_suffixes())]
+    # The only folder of a data set of boxes, which was packed with it, is no class.
+    if with_images and (len(folders) > 1 or not _annotations_of_classes(folders)):
         return "folder"
     suffixes = {entry.suffix.lower() for entry in files}
     if ".csv" in suffixes:
@@ -138,9 +159,9 @@ def _annotations(path: Path) -> Iterator[str]:
 
 
 def _folder_below(path: Path) -> Path | None:
-    """Returns the only data set below a folder; archives and torchvision put it one or two folders deeper."""
+    """Returns the only data set below a folder; archives and torchvision put it one to three folders deeper."""
     level = folders_in(path)
-    for _ in range(2):
+    for _ in range(3):
         found = [folder for folder in level if _of_folder(folder) is not None]
         if found:
             return found[0] if len(found) == 1 else None

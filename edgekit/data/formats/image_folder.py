@@ -8,7 +8,7 @@ from pathlib import Path
 
 from edgekit.data.detection_set import empty_classes
 from edgekit.data.examples import Choice, Example, Split
-from edgekit.data.files import files_below, files_in, folders_in
+from edgekit.data.files import child, files_below, files_in, folders_in, leads_to_nothing
 from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.data.images import image_suffixes, images_below, read_image
 from edgekit.data.splits import SPLIT_NAMES, available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
@@ -143,7 +143,16 @@ def _require_classes(root: Path, classes: Sequence[Path]) -> None:
         known = unsupported_format(other)
         if known is not None:
             raise DataError(f"{message}: {known.name}", hint=known.hint)
-        raise DataError(message, hint=f"move {other.name} out of the data set if it is no class")
+        raise DataError(message, hint=_way_on_with(other))
+
+
+def _way_on_with(other: Path) -> str:
+    """Returns a hint on a folder without images among those of classes; MakeSense names its folder of labels freely."""
+    images = child(other.parent, "images")
+    texts = {file.stem for file in files_in(other, ".txt")}
+    if images is not None and images.is_dir() and any(file.stem in texts for file in images_below(images)):
+        return f"if {other.name} has YOLO's label files, rename it to labels"
+    return f"move {other.name} out of the data set if it is no class"
 
 
 def _is_no_class(name: str) -> bool:
@@ -169,3 +178,5 @@ def _other(root: Path, message: str) -> DataError:
 def _strays(root: Path) -> Iterator[str]:
     if strays := len(files_in(root, *image_suffixes())):
         yield f"{strays} images are in {root} itself and belong to no class"
+    if dead := [file for file in files_in(root, dead_links=True) if leads_to_nothing(file)]:
+        yield f"links to nothing: {len(dead)} in {root} left out; the first: {dead[0].name}"

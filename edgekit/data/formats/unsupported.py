@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,8 @@ _BY_SUFFIX = {
     (".xlsx", ".xls", ".ods"): ("a spreadsheet", "save it as CSV"),
     (".npz", ".npy"): ("NumPy arrays", "write images as files, and tables as CSV"),
     (".h5", ".hdf5", ".mat", ".pkl", ".pickle"): ("a file of arrays", "write images as files, and tables as CSV"),
+    (".mdb", ".lmdb"): ("a database of LMDB", "write images as files, and tables as CSV"),
+    (".arff", ".libsvm", ".svm"): ("a table of another program", "save it as CSV"),
 }
 # Words of which each file of a program has one, and no COCO JSON has any.
 _BY_JSON = {
@@ -47,6 +50,8 @@ _BY_JSON = {
 _BY_NAME = {
     "_classes.csv": ("a table with several classes for each image", TABLE_OF_IMAGES_HINT),
     "_annotations.csv": ("a table of boxes", TABLE_OF_IMAGES_HINT),
+    "data_batch_1": ("CIFAR's arrays", "write images as files, in a folder for each class"),
+    "data_batch_1.bin": ("CIFAR's arrays", "write images as files, in a folder for each class"),
     "_annotations.txt": ("a list of images with their boxes in px", _EXPORT),
     "metadata.jsonl": ("Hugging Face's imagefolder with metadata", TABLE_OF_IMAGES_HINT),
     "metadata.csv": ("Hugging Face's imagefolder with metadata", TABLE_OF_IMAGES_HINT),
@@ -64,6 +69,7 @@ _BY_SEVERAL_WORDS = {
     ),
     (b'"image_id"', b'"score"'): ("results of a detector", "give the annotations, such as instances_val2017.json"),
 }
+_IMAGE_AND_CLASS = re.compile(r"\S.*\.(?:bmp|jpe?g|png|tiff?|webp)[ \t,;]\s*[\w-]{1,40}", re.IGNORECASE)
 _DOTA_FIELDS, _KITTI_FIELDS, _VISDRONE_COMMAS = 10, (15, 16), 7
 
 
@@ -79,9 +85,14 @@ class Unsupported(NamedTuple):
     hint: str
 
 
-def unsupported_format(path: Path) -> Unsupported | None:
-    """Returns the format of a file or a folder if it is one that is known and not read, else None."""
-    return next((found for file in _candidates(path) if (found := _of_file(file)) is not None), None)
+def unsupported_format(path: Path, *, levels: int = 3) -> Unsupported | None:
+    """Returns the format of a file or a folder if it is one that is known and not read, else None.
+
+    Args:
+        path: the file or the folder.
+        levels: how many levels of folders are searched, the folder itself included.
+    """
+    return next((found for file in _candidates(path, levels) if (found := _of_file(file)) is not None), None)
 
 
 def is_table_of_images(header: tuple[str, ...]) -> bool:
@@ -103,13 +114,13 @@ def program_of_line(line: str) -> str | None:
     return None
 
 
-def _candidates(path: Path) -> Iterator[Path]:
-    """Yields a file, or the first files of each kind in a folder and in the two levels below it."""
+def _candidates(path: Path, levels: int) -> Iterator[Path]:
+    """Yields a file, or the first files of each kind in a folder and in the levels below it."""
     if not path.is_dir():
         yield path
         return
     level = [path]
-    for _ in range(3):
+    for _ in range(levels):
         for folder in level:
             by_suffix: dict[str, Path] = {}
             for file in _readable(files_in, folder):
@@ -155,7 +166,10 @@ def _of_file(file: Path) -> Unsupported | None:
 def _of_text(file: Path) -> Unsupported | None:
     if file.name.lower().startswith("wider_face"):
         return Unsupported("the lists of WIDER FACE", _EXPORT)
-    program = program_of_line(_start(file).partition(b"\n")[0].decode("utf-8", "replace").strip())
+    line = _start(file).partition(b"\n")[0].decode("utf-8", "replace").strip()
+    if _IMAGE_AND_CLASS.fullmatch(line):
+        return Unsupported("a list of images with their classes", TABLE_OF_IMAGES_HINT)
+    program = program_of_line(line)
     return Unsupported(program, _EXPORT) if program else None
 
 

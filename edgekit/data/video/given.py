@@ -183,7 +183,7 @@ def _from_glob(pattern: str, recursive: bool, note: Note) -> Iterator[Given]:
 
 def _from_folder(folder: Path, recursive: bool, note: Note) -> Iterator[Given]:
     suffixes = (*image_suffixes(), *VIDEO_SUFFIXES)
-    files = list(files_below(folder, *suffixes)) if recursive else files_in(folder, *suffixes)
+    files = list(files_below(folder, *suffixes)) if recursive else files_in(folder, *suffixes, dead_links=True)
     if not files:
         below = [] if recursive else [path for path in folders_in(folder) if files_in(path, *suffixes)]
         search = either("--recursive", "recursive=True")

@@ -54,6 +54,10 @@ CREATEML = '[{"image": "1.jpg", "annotations": [{"label": "a", "coordinates": {"
         ({"train/1.jpg": "", "train/_annotations.createml.json": CREATEML}, "CreateML's JSON"),
         ({"train/1.jpg": "", "boxes.csv": "ImageID,LabelName,XMin\n1,/m/01,0.1\n"}, "a table that names images"),
         ({"data/train-00000-of-00001.parquet": ""}, "Apache Arrow"),
+        ({"cifar-10-batches-py/data_batch_1": ""}, "CIFAR's arrays"),
+        ({"train/data.mdb": ""}, "a database of LMDB"),
+        ({"images/1.jpg": "", "images/2.jpg": "", "train_list.txt": "images/1.jpg 0\n"}, "images with their classes"),
+        ({"val/1.JPEG": "", "val.txt": "1.JPEG 65\n"}, "a list of images with their classes"),
         ({"train/1.png": "", "train/metadata.jsonl": "{}"}, "Hugging Face's imagefolder with metadata"),
         ({"train/1.jpg": "", "train/_annotations.csv": "", "valid/1.jpg": ""}, "a table of boxes"),
         (
@@ -159,3 +163,19 @@ def test_a_data_set_two_folders_deeper_is_suggested(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         data_set(str(tmp_path))
     assert error.value.hint == f"use the folder {tmp_path / 'MNIST' / 'raw'}"
+
+
+def test_labels_of_dota_beside_yolos_images_are_named(tmp_path: Path) -> None:
+    written(tmp_path, {"train/images/1.jpg": "", "train/labelTxt/1.txt": "", "data.yaml": "train: train/images\nnc: 1"})
+    with pytest.raises(DataError, match="expected files in labels/") as error:
+        data_set(str(tmp_path), split="train")
+    assert "labelTxt has labels of DOTA" in error.value.hint
+
+
+def test_labels_of_makesense_get_the_name_of_their_folder(tmp_path: Path) -> None:
+    written(tmp_path, {"images/1.jpg": "", "labels_my-project_2024-01-01/1.txt": "0 0.5 0.5 0.5 0.5\n"})
+    with pytest.raises(DataError, match="got other files alone") as error:
+        data_set(str(tmp_path), split="train")
+    assert error.value.hint.endswith("rename it to labels")
+    (tmp_path / "labels_my-project_2024-01-01").rename(tmp_path / "labels")
+    assert len(data_set(str(tmp_path), split="train")) == 1
