@@ -8,6 +8,7 @@ import numpy as np
 
 from edgekit.arguments import argument
 from edgekit.data.coco import is_coco
+from edgekit.data.imagenet import imagenet_classes
 from edgekit.errors import UsageError
 
 __all__ = ["difference", "knows_all", "model_classes_from_labels"]
@@ -18,14 +19,14 @@ SHOWN = 4
 def knows_all(model: Sequence[str], data: Sequence[str]) -> bool:
     """Whether the model has all classes of the data set, with names compared as in `model_classes_from_labels`."""
     own, theirs = _folded(model), _folded(data)
-    return set(theirs) <= set(own) or _both_coco(model, data)
+    return set(theirs) <= set(own) or _both_coco(model, data) or imagenet_classes(model, data) is not None
 
 
 def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name: str) -> np.ndarray:
     """Maps the data set's class indices to the model's.
 
     Classes are matched by name, ignoring case and the two spellings of COCO's 80 classes; their order may differ, and
-    the data set may have fewer classes.
+    the data set may have fewer classes. WordNet ids, as ImageNet's folders have them, are matched to ImageNet's names.
 
     Args:
         model: the model's class names, in its order.
@@ -41,6 +42,8 @@ def model_classes_from_labels(model: Sequence[str], data: Sequence[str], *, name
     own, theirs = _folded(model), _folded(data)
     if own == theirs or _both_coco(model, data):
         return np.arange(len(data))
+    if (classes := imagenet_classes(model, data)) is not None:
+        return np.array(classes, np.int64)
     if not knows_all(model, data):
         raise UsageError(
             f"data set {name}: expected classes of the model's {len(model)}, got {len(data)} of which "

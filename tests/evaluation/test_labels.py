@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from edgekit.data.coco import COCO_NAMES
 from edgekit.errors import UsageError
 from edgekit.evaluation.labels import knows_all, model_classes_from_labels
+from edgekit.recipe.schema import shipped
 
 DARKNET = tuple(
     {"motorcycle": "motorbike", "airplane": "aeroplane", "couch": "sofa", "potted plant": "pottedplant",
@@ -68,3 +69,32 @@ def test_error_names_a_few_of_many() -> None:
 def test_a_data_set_without_classes_has_no_classes_of_the_model() -> None:
     found = model_classes_from_labels(("a", "b"), (), name="empty")
     assert found.shape == (0,) and found.dtype == np.int64
+
+
+IDS = {
+    "n01440764": "tench",
+    "n02012849": "crane bird",
+    "n02123045": "tabby",
+    "n03126707": "crane",
+    "n15075141": "toilet tissue",
+}
+"""Of WordNet 3.0."""
+
+
+@pytest.mark.parametrize("before", [(), ("background",)])
+@pytest.mark.parametrize("spelling", ["{}", "{}, another name", " {} "])
+def test_folders_of_imagenet_are_classes_of_a_model_of_imagenet(before: tuple[str, ...], spelling: str) -> None:
+    names = (shipped("recipes") / "labels" / "imagenet.txt").read_text().splitlines()
+    model = [*before, *map(spelling.format, names)]
+    folders = ["n15075141", "n01440764", "n03126707", "n02012849", "n02123045"]
+    found = model_classes_from_labels(model, folders, name="set")
+    assert [model[i] for i in found] == [spelling.format(IDS[folder]) for folder in folders]
+    assert knows_all(model, folders)
+
+
+def test_other_ids_and_other_models_are_no_classes_of_imagenet() -> None:
+    names = (shipped("recipes") / "labels" / "imagenet.txt").read_text().splitlines()
+    with pytest.raises(UsageError, match="the model lacks 'n01440764', 'n99999999'"):
+        model_classes_from_labels(names, ["n01440764", "n99999999"], name="set")
+    assert not knows_all([*names[1:], names[0]], ["n01440764"])
+    assert not knows_all(["cat", "dog"], ["n01440764"])
