@@ -21,6 +21,7 @@ from edgekit.cli.lazy import LazyGroup
 from edgekit.cli.options.common import common_options
 from edgekit.cli.options.environment import write_environment
 from edgekit.cli.options.hinted import HintedError
+from edgekit.cli.shortened_files import shortened_files_are_named
 from edgekit.cli.streams import discard_output, escape_what_streams_lack, output_failure, watch_streams
 from edgekit.cli.terminal import SETTINGS, color, echo, note
 from edgekit.data.image_notes import image_notes
@@ -103,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     SETTINGS.verbose = SETTINGS.quiet = False
     watch_streams()
     escape_what_streams_lack()
-    with on_command_line(), image_notes(note):
+    with on_command_line(), image_notes(note), shortened_files_are_named():
         return _run(arguments)
 
 
