@@ -11,9 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from edgekit.errors import UsageError
 from edgekit.storage import locked_folder, remove_abandoned
 
-__all__ = ["scratch_folder"]
+__all__ = ["scratch_folder", "temporary_folder"]
 
 _PREFIX = "edgekit-scratch-"
 
@@ -25,9 +26,9 @@ def scratch_folder() -> Iterator[Path]:
     It is locked, so that other processes can tell it from one whose process was killed.
 
     Raises:
-        OSError: there is no temporary folder that can be written.
+        UsageError: there is no temporary folder that can be written.
     """
-    place = Path(tempfile.gettempdir())
+    place = temporary_folder()
     _remove_abandoned(place)
     folder = place / f"{_PREFIX}{secrets.token_hex(8)}"
     with locked_folder(folder, mode=0o700):
@@ -35,6 +36,22 @@ def scratch_folder() -> Iterator[Path]:
             yield folder
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def temporary_folder() -> Path:
+    """Returns the system's temporary folder.
+
+    Raises:
+        UsageError: none can be written: it does not exist, is full, or belongs to other users.
+    """
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as e:
+        searched = str(e.strerror).partition(" in ")[2]
+        raise UsageError(
+            f"expected a folder for temporary files, got none that can be written: {searched}",
+            hint="make room in one of them, or set TMPDIR to another folder",
+        ) from e
 
 
 @functools.cache

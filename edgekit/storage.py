@@ -43,6 +43,7 @@ __all__ = [
     "sha256_of",
     "staging_place",
     "storage_error",
+    "why_no_room",
     "write_atomic",
     "write_cached",
 ]
@@ -354,6 +355,11 @@ def require_room(output: Path, needed_bytes: int) -> None:
 def lacks_room(error: OSError) -> bool:
     """Whether an error means that the disk is full, or that the quota or the file size limit is reached."""
     return error.errno in _NO_ROOM
+
+
+def why_no_room(error: OSError) -> str:
+    """Returns in words why there is no room to write: ``the disk is full``; empty for another error."""
+    return _NO_ROOM.get(error.errno or 0, "")
 
 
 def is_storage(error: OSError) -> bool:

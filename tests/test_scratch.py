@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgekit import scratch
+from edgekit.errors import UsageError
 from edgekit.scratch import scratch_folder
 
 
@@ -47,3 +48,11 @@ def test_what_a_killed_process_left_is_removed_by_the_next(place: Path) -> None:
         with scratch_folder() as second:
             assert first.is_dir() and second.is_dir() and not left.exists()
     assert [path.name for path in place.iterdir()] == ["edgekit-scratch-of-somebody"]
+
+
+def test_error_when_no_temporary_folder_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/nowhere/a", "/nowhere/b"])
+    with pytest.raises(UsageError, match="got none that can be written: .*/nowhere/a") as error, scratch_folder():
+        pass
+    assert "TMPDIR" in error.value.hint

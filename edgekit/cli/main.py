@@ -27,6 +27,7 @@ from edgekit.cli.terminal import SETTINGS, color, echo, note
 from edgekit.data.image_notes import image_notes
 from edgekit.errors import EdgeKitError, UsageError
 from edgekit.interrupts import runs_end_on_interrupt
+from edgekit.storage import why_no_room
 
 __all__ = ["cli", "main"]
 
@@ -190,6 +191,8 @@ def _of_system(error: BaseException) -> tuple[str, str] | None:
         return "the working directory was deleted", "change to a folder that exists"
     if isinstance(error, UnicodeEncodeError) and error.reason == "surrogates not allowed":
         return f"{error.object!r}: expected a name in UTF-8, got other bytes", "rename the file or the folder"
+    if isinstance(error, OSError) and (why := why_no_room(error)):
+        return f"{error.filename or 'a file'}: cannot be written: {why}", "make room, or choose a place on another disk"
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}".removesuffix(
             ": "

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from edgekit.cli.main import main
+from edgekit.cli.main import cli, main
 from edgekit.engine.bundle.writing import write_bundle
 from edgekit.errors import UsageError
 
@@ -53,3 +54,21 @@ def test_links_that_lead_to_each_other_are_named(
         pass
     for arguments in (["inspect", str(loop)], ["build", str(loop)], ["build", model, "--calib", str(loop)]):
         said(capsys, 2, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (errno.ENOSPC, "the disk is full"),
+        (errno.EDQUOT, "the disk quota is used up"),
+        (errno.EFBIG, "the file would be larger than allowed"),
+    ],
+)
+def test_a_place_without_room_is_no_bug(
+    number: int, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(**options: object) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path / "part.bin"))
+
+    monkeypatch.setattr(cli, "main", full)
+    assert f"error: {tmp_path / 'part.bin'}: cannot be written: {why}\nhint: make room" in said(capsys, 2)

@@ -20,6 +20,7 @@ from edgekit.data.formats.text_lines import looks_like_html, names_in
 from edgekit.data.splits import file_of_split, split_from_name
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
+from edgekit.scratch import temporary_folder
 from edgekit.storage import first_file
 
 __all__ = ["FASHION_MNIST_NAMES", "IdxFile", "IdxSet", "idx_from_path", "is_idx_name"]
@@ -240,22 +241,32 @@ def _unpacked_header(file: IO[bytes], path: Path) -> tuple[tuple[int, ...], int]
 def _unpacked(path: Path, shape: tuple[int, ...], start: int) -> np.ndarray:
     """Unpacks a gzipped file into an anonymous temporary file, which is deleted together with the array."""
     expected, written = start + math.prod(shape), 0
-    with tempfile.TemporaryFile() as unpacked:
+    with tempfile.TemporaryFile(dir=temporary_folder()) as unpacked:
         try:
             with gzip.open(path) as content:
                 while block := content.read(_BLOCK_BYTES):
                     written += len(block)
                     if written > expected:
                         raise DataError(f"{path}: expected {expected:,} bytes, as its header {shape} says, got more")
-                    unpacked.write(block)
+                    _write(unpacked, block, path)
         except _BROKEN_GZIP as e:
             raise _damaged(path, written, e) from e
         if written < expected:
             raise DataError(f"{path}: expected {expected:,} bytes, as its header {shape} says, got {written:,}")
-        unpacked.flush()
         if not math.prod(shape):
             return np.zeros(shape, np.uint8)
         return np.memmap(unpacked, np.uint8, "r", offset=start, shape=shape)
+
+
+def _write(unpacked: IO[bytes], block: bytes, path: Path) -> None:
+    try:
+        unpacked.write(block)
+        unpacked.flush()
+    except OSError as e:
+        raise DataError(
+            f"{path}: cannot be unpacked to a temporary file: {e.strerror}",
+            hint=f"make room in {temporary_folder()}, set TMPDIR to another folder, or unpack it yourself",
+        ) from e
 
 
 def _damaged(path: Path, written: int, reason: Exception) -> DataError:

@@ -1,5 +1,6 @@
 import gzip
 import os
+import resource
 import struct
 import sys
 
@@ -220,3 +221,16 @@ def test_the_names_of_files_may_be_in_any_case(tmp_path):
         (tmp_path / name).write_bytes(bytes([0, 0, 8, array.ndim]) + sizes + array.astype(np.uint8).tobytes())
     found = data_set(str(tmp_path), split="train")
     assert [found[i].target for i in range(4)] == [0, 1, 0, 1]
+
+
+def test_a_temporary_file_without_room_is_no_damaged_file(tmp_path):
+    path = tmp_path / "train-images-idx3-ubyte.gz"
+    path.write_bytes(gzip.compress(content(random.integers(0, 256, (50, 28, 28), np.uint8))))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 10, limit[1]))
+    try:
+        with pytest.raises(DataError, match="cannot be unpacked to a temporary file: File too large") as error:
+            IdxFile(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert "set TMPDIR" in error.value.hint
