@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -118,8 +119,9 @@ def _has_names(file: Path) -> bool:
         return any(
             line.text.lstrip("{ '\"").lower().startswith(("names", "classes", "nc:")) for line in text_lines(file)
         )
-    except DataError:  # not a text, so not a configuration
-        return False
+    except DataError:
+        # Not a text, so not a configuration; but one without access would be left out in silence.
+        return file.name.lower() in _CONFIGS and not os.access(file, os.R_OK)
 
 
 def _from_config(file: Path) -> YoloSource:

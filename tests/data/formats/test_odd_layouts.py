@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -366,3 +367,13 @@ def test_a_path_that_does_not_exist_has_a_hint(tmp_path: Path, prefix: str) -> N
         with pytest.raises(UsageError) as error:
             data_set(f"{prefix}{tmp_path / name}")
         assert hint in error.value.hint
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
+def test_a_data_yaml_without_access_is_not_left_out(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "val" / "a.png")
+    text(tmp_path / "labels" / "val" / "a.txt", RED)
+    file = text(tmp_path / "data.yaml", "val: images/val\nnames: [red]\n")
+    file.chmod(0)
+    with pytest.raises(DataError, match=r"data\.yaml: expected a text file, got: Permission denied"):
+        data_set(str(tmp_path), split="val")
