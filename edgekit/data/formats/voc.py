@@ -125,7 +125,16 @@ def _parts(root: Path) -> dict[Split | None, _Part]:
         # A folder of images, too, may have subfolders that are no part of the data set.
         files = files_in(place, ".xml") if annotations == place else list(files_below(annotations, ".xml"))
         found[split] = _Part(place, {_key(file, annotations): file for file in files})
-    return found
+    return (_parts_by_folder(found[None]) if None in found and not _lists(root) else {}) or found
+
+
+def _parts_by_folder(part: _Part) -> dict[Split | None, _Part]:
+    """Returns the parts of a folder of annotations whose subfolders are splits; none if any file is in another one."""
+    files: dict[Split | None, dict[str, Path]] = {}
+    for key, file in part.files.items():
+        split = split_from_folder(Path(key.partition("/")[0])) if "/" in key else None
+        files.setdefault(split, {})[key] = file
+    return {} if None in files else {split: _Part(part.root, found) for split, found in files.items()}
 
 
 def _key(file: Path, folder: Path) -> str:

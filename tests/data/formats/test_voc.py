@@ -285,3 +285,24 @@ def test_rotated_boxes_are_named(tmp_path):
     with pytest.raises(DataError, match="expected <bndbox> in <object>, got a rotated box") as error:
         voc_from_path(root, Choice("val"))
     assert "four corners" in error.value.hint
+
+
+def test_subfolders_of_annotations_are_the_splits(tmp_path):
+    for split, stem in (("train", "a"), ("train", "b"), ("val", "c")):
+        for folder, name in (("annotations", f"{stem}.xml"), ("images", f"{stem}.jpg")):
+            (tmp_path / folder / split).mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / split / name).write_text(annotation(thing()))
+        Image.new("RGB", (40, 30)).save(tmp_path / "images" / split / f"{stem}.jpg")
+    assert ids(data_set(str(tmp_path), split="train")) == ["a.jpg", "b.jpg"]
+    assert ids(data_set(str(tmp_path), split="val")) == ["c.jpg"]
+
+
+def test_lists_come_before_subfolders_of_annotations(tmp_path):
+    root = write(tmp_path, {}, {"train": ["test/a"], "val": ["train/b"]})
+    for key in ("test/a", "train/b"):
+        for folder, name in (("Annotations", f"{key}.xml"), ("JPEGImages", f"{key}.jpg")):
+            (root / folder / name).parent.mkdir(exist_ok=True)
+            (root / folder / name).write_text(annotation(thing()))
+        Image.new("RGB", (40, 30)).save(root / "JPEGImages" / f"{key}.jpg")
+    assert ids(voc_from_path(root, Choice("train"))) == ["a.jpg"]
+    assert ids(voc_from_path(root, Choice("val"))) == ["b.jpg"]
