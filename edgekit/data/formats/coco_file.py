@@ -22,6 +22,7 @@ __all__ = [
     "Id",
     "Image",
     "ShapedAnnotation",
+    "begins_like_coco",
     "coco_file",
     "names_of_categories",
     "same_id",
@@ -31,6 +32,7 @@ __all__ = [
 _MAX_BYTES = 4 << 30
 # Python's json module writes these words, which are not JSON, for floats; they begin a value, as no text does.
 _NOT_A_NUMBER = re.compile(rb"([:\[,]\s*)(?:NaN|-?Infinity)(?=\s*[,\]}])")
+_START_BYTES = 1 << 16
 _MAX_SIDE = 2**31 - 1
 
 _TYPES = {
@@ -164,6 +166,17 @@ def coco_file(file: Path, *, shapes: bool = False) -> CocoFile:
         match = re.search(r"\(byte (\d+)\)", str(e))
         line = f", line {content[: int(match[1])].count(10) + 1}" if match else ""
         raise DataError(f"{file}{line}: expected JSON, got: {e}") from e
+
+
+def begins_like_coco(path: Path) -> bool:
+    """Whether a file begins like COCO JSON; those of labelme and VIA have other fields.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        start = utf8_bytes(file.read(_START_BYTES)).lstrip()
+    return start.startswith(b"{") and (b'"file_name"' in start or b'"image_id"' in start)
 
 
 def same_id(value: Id) -> Id:

@@ -17,6 +17,7 @@ from edgekit.data.formats.coco_file import (
     Id,
     Image,
     ShapedAnnotation,
+    begins_like_coco,
     coco_file,
     names_of_categories,
     same_id,
@@ -108,8 +109,15 @@ def coco_json_files(folder: Path) -> list[Path]:
     """Finds files named like COCO box annotations in a folder and its direct subfolders; else those of key points."""
     found = [file for file in _json_files(folder) if file.name.startswith("instances_") or _is_named(file)]
     for inner in folders_in(folder):
-        found += [file for file in _json_files(inner) if inner.name.lower() == "annotations" or _is_named(file)]
+        files = _json_files(inner)
+        is_source = inner.name.lower() == "annotations" or _is_only_coco(inner, files)
+        found += [file for file in files if is_source or _is_named(file)]
     return sorted(found) or _keypoint_files(folder)
+
+
+def _is_only_coco(folder: Path, files: list[Path]) -> bool:
+    """Whether the only JSON file of a split's folder is COCO's, which MMDetection calls ``annotation_coco.json``."""
+    return len(files) == 1 and split_from_folder(folder) is not None and begins_like_coco(files[0])
 
 
 def _is_named(file: Path) -> bool:
@@ -220,8 +228,14 @@ def _image_folders(file: Path) -> list[Path]:
     """Returns the folders that the images' file names may be relative to."""
     split = file.stem.removeprefix("instances_").removeprefix("person_keypoints_")
     near = [file.parent, *(file.parent / name for name in ("images", "data", split))]
+    own = _split_of(file)
+    near += [folder for place in (file.parent, file.parent.parent) for folder in _folders_of(place, own)]
     beside = (split, "images", "data", f"images/{split}", f"data/{split}", "JPEGImages", "")
     return near + [file.parent.parent / name for name in beside]
+
+
+def _folders_of(place: Path, split: Split | None) -> list[Path]:
+    return [folder for folder in folders_in(place) if split is not None and split_from_folder(folder) == split]
 
 
 def _no_image(file: Path, place: int, name: str, folders: Iterable[Path]) -> DataError:
@@ -277,7 +291,8 @@ def _box_lists(
             tally.skip("annotations of unknown categories", _unknown(where, annotation, class_of), is_box=True)
         elif not annotation.bbox and not _has_mask(annotation):
             message = f"{where}: expected a bbox or a segmentation, got neither"
-            tally.skip("annotations without a box", DataError(message), is_box=True)
+            error = DataError(message, hint="classes of whole images are read from a folder for each class")
+            tally.skip("annotations without a box", error, is_box=True)
         elif missing := _missing_shape(annotation, needed):
             message = f"{where}: expected {missing}, got none"
             tally.skip(f"annotations without {missing}", DataError(message), is_box=True)

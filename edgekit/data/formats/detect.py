@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgekit.data.files import files_in, folders_in
+from edgekit.data.formats.coco_file import begins_like_coco
 from edgekit.data.formats.coco_json import coco_json_files
 from edgekit.data.formats.csv_table import is_table
 from edgekit.data.formats.idx import is_idx_name
-from edgekit.data.formats.image_folder import split_folders
+from edgekit.data.formats.image_folder import is_no_class, split_folders
 from edgekit.data.formats.parallel_text import is_parallel_text
-from edgekit.data.formats.text_lines import utf8_bytes
 from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.data.formats.voc import voc_root
 from edgekit.data.formats.yolo_source import has_labelled_images, yolo_configs, yolo_folders
@@ -22,7 +22,6 @@ from edgekit.text import some_of
 
 __all__ = ["Detected", "format_from_path"]
 
-_START_BYTES = 1 << 16
 _EXPECTED = (
     "one of: folders of images, one per class; MNIST's IDX files; COCO's .json; VOC's Annotations; YOLO's images and "
     "labels; a .csv; a .tsv or .src and .tgt"
@@ -110,9 +109,9 @@ def _unknown(path: Path) -> DataError:
 
 
 def _nested_classes(path: Path) -> list[str]:
-    """Returns the names of the folders that have images in subfolders; none if there is only one."""
+    """Returns the names of the folders with images in subfolders; none if there is one only, or one is no class."""
     names = [folder.name for folder in folders_in(path) if next(images_below(folder), None) is not None]
-    return names if len(names) > 1 else []
+    return names if len(names) > 1 and not any(map(is_no_class, names)) else []
 
 
 def _of_file(path: Path) -> str | None:
@@ -154,7 +153,7 @@ def _annotations(path: Path) -> Iterator[str]:
         yield "voc"
     if _is_yolo(path, {entry.name for entry in (*files_in(path), *folders_in(path))}):
         yield "yolo"
-    if any(_is_coco_json(file) for file in files_in(path, ".json")):
+    if any(begins_like_coco(file) for file in files_in(path, ".json")):
         yield "coco"
 
 
@@ -167,13 +166,6 @@ def _folder_below(path: Path) -> Path | None:
             return found[0] if len(found) == 1 else None
         level = [inner for folder in level for inner in folders_in(folder)]
     return None
-
-
-def _is_coco_json(path: Path) -> bool:
-    """Whether a file begins like COCO JSON; those of labelme and VIA have other fields."""
-    with path.open("rb") as file:
-        start = utf8_bytes(file.read(_START_BYTES)).lstrip()
-    return start.startswith(b"{") and (b'"file_name"' in start or b'"image_id"' in start)
 
 
 def _is_yolo(path: Path, names: set[str]) -> bool:

@@ -286,3 +286,28 @@ def test_any_json_is_a_set_or_a_data_error(tmp_path_factory, content):
             assert (boxes.corners[:, :2] < boxes.corners[:, 2:]).all() and np.isfinite(boxes.corners).all()
     except DataError:
         pass
+
+
+def test_the_only_json_of_a_split_is_its_annotations(tmp_path):
+    for split, count in (("train", 4), ("val", 2)):
+        write(tmp_path / split / "annotation_coco.json", annotations(count))
+    assert len(data_set(str(tmp_path), split="train")) == 4
+    assert len(data_set(str(tmp_path), split="val")) == 2
+
+
+def test_images_are_found_in_the_folder_of_their_split(tmp_path):
+    content = annotations(2)
+    write(tmp_path / "train" / "patch8" / "x.json", content)
+    (tmp_path / "train" / "patch8" / "x.json").unlink()
+    for image in content["images"]:
+        image["file_name"] = f"images/v1/patch8/{image['file_name']}"
+    (tmp_path / "zhiyuan_objv2_train.json").write_text(json.dumps(content))
+    examples = data_set(str(tmp_path), split="train")
+    assert [examples[i].id for i in range(2)] == ["0.png", "1.png"]
+
+
+def test_annotations_of_classes_alone_say_where_these_are_read_from(tmp_path):
+    write(tmp_path / "train.json", annotations(annotations=[{"id": 1, "image_id": 0, "category_id": 3}]))
+    with pytest.raises(DataError, match="expected a bbox or a segmentation, got neither") as error:
+        data_set(str(tmp_path / "train.json"), split="train")
+    assert "a folder for each class" in error.value.hint
