@@ -24,7 +24,7 @@ from edgekit.data.formats.csv_records import (
 )
 from edgekit.data.formats.unsupported import TABLE_OF_IMAGES_HINT, is_table_of_images, unsupported_format
 from edgekit.data.images import image_suffixes
-from edgekit.data.splits import DRAWN, SPLIT_NAMES, SplitFile, file_of_split, is_drawn
+from edgekit.data.splits import DRAWN, SPLIT_NAMES, MissingSplit, SplitFile, file_of_split, is_drawn
 from edgekit.errors import DataError, UsageError, nearest
 from edgekit.recipe.schema import Task
 
@@ -205,7 +205,13 @@ def is_table(path: Path) -> bool:
 
 def _file(path: Path, wanted: Split) -> SplitFile:
     files = files_in(path, ".csv") if path.is_dir() else files_in(path.parent, path.suffix.lower())
-    return file_of_split(path, files, wanted, f"{path}: CSV files")
+    try:
+        return file_of_split(path, files, wanted, f"{path}: CSV files")
+    except MissingSplit as e:
+        other = unsupported_format(path)
+        if other is None:
+            raise
+        raise DataError(f"{path}: expected a table of numbers, got {other.name}", hint=other.hint) from e
 
 
 def _task(file: Path, layout: _Layout, choice: Choice) -> Task:

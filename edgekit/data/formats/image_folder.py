@@ -15,12 +15,12 @@ from edgekit.data.splits import SPLIT_NAMES, available_split, notes_on_drawn, pa
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
 
-__all__ = ["ImageFolder", "image_folder_from_path", "split_folders"]
+__all__ = ["ImageFolder", "image_folder_from_path", "is_no_class", "split_folders"]
 
 
 _NO_CLASSES = frozenset(
     "data images image imgs img jpegimages photos pictures labels label annotations annotation ann masks mask "
-    "segmentation segmentationclass segmentationobject imagesets gt groundtruth".split()
+    "segmentation segmentationclass segmentationobject imagesets gt gtfine groundtruth jpg jpeg png pngimages".split()
 )
 _OTHER_LABELS = "labels in a file beside images, such as CSV, are not read: export as folders, COCO, VOC or YOLO"
 _HINT = "each class needs two images or more, so that one is for the test; or write the folders train and test"
@@ -101,11 +101,14 @@ def split_folders(root: Path) -> dict[Split, Path]:
 
 
 def _declared(root: Path, splits: dict[Split, Path], wanted: Split) -> ImageFolder:
-    split, notes = available_split(splits, wanted, f"{root}: folders")
+    usable = {split: path for split, path in splits.items() if _has_classes(path)}
+    if wanted in splits and not (wanted == "test" and "val" in usable):
+        _require_classes(splits[wanted], _class_folders(splits[wanted]))
+    split, notes = available_split(usable, wanted, f"{root}: folders")
     folder = splits[split]
-    for each in dict.fromkeys((folder, *splits.values())):  # the classes are those of all splits
-        _require_classes(each, _class_folders(each))
-    names = {other: {each.name for each in _class_folders(path)} for other, path in splits.items()}
+    notes += [f"{path} has no folders of classes and is left out" for key, path in splits.items() if key not in usable]
+    # The classes are those of all splits.
+    names = {other: {each.name for each in _class_folders(path)} for other, path in usable.items()}
     labels = tuple(sorted(set().union(*names.values())))
     index = {label: i for i, label in enumerate(labels)}
     files = [(path, index[each.name]) for each in _class_folders(folder) for path in images_below(each)]
@@ -130,7 +133,7 @@ def _require_classes(root: Path, classes: Sequence[Path]) -> None:
         )
     *first, last = (folder.name for folder in classes[:4])
     names = f"{', '.join(first)} and {last}" if first else last
-    if all(_is_no_class(folder.name) for folder in classes):
+    if all(is_no_class(folder.name) for folder in classes):
         got = f"the single folder {names}" if len(classes) == 1 else f"the folders {names}"
         raise _other(root, f"{root}: expected one subfolder per class, got {got}")
     # CamVid has train and val beside trainannot and valannot.
@@ -155,7 +158,15 @@ def _way_on_with(other: Path) -> str:
     return f"move {other.name} out of the data set if it is no class"
 
 
-def _is_no_class(name: str) -> bool:
+def _has_classes(root: Path) -> bool:
+    try:
+        _require_classes(root, _class_folders(root))
+    except DataError:  # as the test split of a competition
+        return False
+    return True
+
+
+def is_no_class(name: str) -> bool:
     """Whether a folder's name says what is in it, or that and a split: ``images``, ``train_images``."""
     words = {word for word in re.split(r"[^a-z]+", name.lower()) if word}
     splits = {word for names in SPLIT_NAMES.values() for word in names}

@@ -20,6 +20,7 @@ TABLE_OF_IMAGES_HINT = (
 )
 _BY_SUFFIX = {
     (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"): ("an archive", "unpack it, and give its folder"),
+    (".geojson",): ("GeoJSON", _EXPORT),
     (".odgt",): ("CrowdHuman's annotations", _EXPORT),
     (".manifest",): ("a manifest of Amazon SageMaker Ground Truth", _EXPORT),
     (".tfrecord", ".tfrecords", ".record"): ("TFRecord files", _EXPORT),

@@ -229,3 +229,11 @@ def test_a_field_that_is_no_number_has_a_hint(tmp_path, text, hint):
     with pytest.raises(DataError, match="expected a number") as error:
         data_set(str(write(tmp_path / "t.csv", text)), split="train")
     assert hint in error.value.hint
+
+
+def test_tables_of_images_without_splits_are_named(tmp_path):
+    for name in ("list_attr_celeba.csv", "list_eval_partition.csv"):
+        write(tmp_path / name, "image_id,Smiling\n000001.jpg,1\n")
+    with pytest.raises(DataError, match="expected a table of numbers, got a table that names images") as error:
+        data_set(str(tmp_path), split="train")
+    assert "folder for each class" in error.value.hint

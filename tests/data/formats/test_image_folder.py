@@ -170,3 +170,33 @@ def test_a_broken_image_is_an_error_when_it_is_read(tmp_path):
     found = image_folder_from_path(tmp_path, Choice("test"))
     with pytest.raises(DataError, match=r"\d\.png"):
         found[0]
+
+
+@pytest.mark.parametrize("name", ["test/images/1.png", "test/images/a/1.png"])
+def test_a_split_without_classes_is_left_out_with_a_note(tmp_path, name):
+    for split in ("train", "val"):
+        for label in ("ant", "bee"):
+            write(tmp_path / split / label / f"{split}.png")
+    write(tmp_path / name)
+    note = f"{tmp_path / 'test'} has no folders of classes and is left out"
+    for split, used in (("train", "train"), ("test", "val")):
+        examples = data_set(str(tmp_path), split=split)
+        assert examples.labels == ("ant", "bee") and note in examples.notes
+        assert ids(examples) == [f"ant/{used}.png", f"bee/{used}.png"]
+
+
+def test_a_test_split_without_classes_is_an_error_where_no_val_stands_for_it(tmp_path):
+    for name in ("train/ant/1.png", "train/bee/1.png", "test/images/1.png"):
+        write(tmp_path / name)
+    assert data_set(str(tmp_path), split="train").labels == ("ant", "bee")
+    with pytest.raises(DataError, match="test: expected one subfolder per class, got the single folder images"):
+        data_set(str(tmp_path), split="test")
+
+
+@pytest.mark.parametrize("names", [("jpg/1.png", "jpg/2.png"), ("gtFine/a/1.png", "leftImg8bit/a/1.png")], ids=str)
+def test_folders_of_images_or_masks_are_no_classes(tmp_path, names):
+    for name in names:
+        write(tmp_path / name)
+    with pytest.raises(DataError) as error:
+        data_set(str(tmp_path), split="train")
+    assert "classes" not in error.value.hint
