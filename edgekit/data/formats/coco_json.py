@@ -24,7 +24,7 @@ from edgekit.data.formats.coco_file import (
 )
 from edgekit.data.formats.corner_boxes import CornerBoxes
 from edgekit.data.formats.label_studio import hint_on_prefix
-from edgekit.data.images import image_size
+from edgekit.data.images import image_size, image_suffixes
 from edgekit.data.shapes import ObjectShape, needed_shape
 from edgekit.data.splits import (
     DRAWN,
@@ -38,6 +38,7 @@ from edgekit.data.splits import (
     without_split,
 )
 from edgekit.errors import DataError
+from edgekit.storage import first_file
 from edgekit.text import some_of
 
 __all__ = ["coco_from_path", "coco_json_files"]
@@ -210,7 +211,8 @@ def _images(content: CocoFile, file: Path, tally: Tally) -> list[tuple[Image, Pa
         first_by_id[same_id(image.id)] = image
         path = finder.find(image.file_name)
         if path is None:
-            error = _no_image(file, i, image.file_name, folders)
+            hint = _hint_on_missing_image(image.file_name, folders) if missing is None else ""
+            error = _no_image(file, i, image.file_name, folders, hint)
             missing = missing or error
             tally.skip("images without a file", error)
             continue
@@ -238,11 +240,17 @@ def _folders_of(place: Path, split: Split | None) -> list[Path]:
     return [folder for folder in folders_in(place) if split is not None and split_from_folder(folder) == split]
 
 
-def _no_image(file: Path, place: int, name: str, folders: Iterable[Path]) -> DataError:
+def _hint_on_missing_image(name: str, folders: Iterable[Path]) -> str:
+    stem = name.replace("\\", "/").rpartition(".")[0]
+    found = first_file(folder / f"{stem}{suffix}" for folder in folders for suffix in image_suffixes() if stem)
+    return f"{found} has another suffix: correct that in file_name" if found else hint_on_prefix(name)
+
+
+def _no_image(file: Path, place: int, name: str, folders: Iterable[Path], hint: str) -> DataError:
     searched = ", ".join(map(str, folders))
     return DataError(
         f"{file}: images[{place}].file_name: expected a file in one of {searched}, got none named {name[:200]!r}",
-        hint=hint_on_prefix(name),
+        hint=hint,
     )
 
 

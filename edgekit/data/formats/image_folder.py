@@ -50,7 +50,7 @@ class ImageFolder:
         self.name = name
         self.split = split
         self.labels = labels
-        self.notes = notes
+        self.notes = [*notes, *([f"there is one class alone: '{labels[0]}'"] if len(labels) == 1 else [])]
         self._files = files
 
     def __len__(self) -> int:

@@ -311,3 +311,17 @@ def test_annotations_of_classes_alone_say_where_these_are_read_from(tmp_path):
     with pytest.raises(DataError, match="expected a bbox or a segmentation, got neither") as error:
         data_set(str(tmp_path / "train.json"), split="train")
     assert "a folder for each class" in error.value.hint
+
+
+@pytest.mark.parametrize("name", ["0.jpg", "images/0.JPG", "images\\0.jpg"])
+def test_an_image_with_another_suffix_is_named(tmp_path, name):
+    content = annotations(1, annotations=[box([1, 2, 3, 4])])
+    file = write(tmp_path / "val.json", content)
+    if "/" in name.replace("\\", "/"):
+        (tmp_path / "images").mkdir()
+        (tmp_path / "0.png").rename(tmp_path / "images" / "0.png")
+    content["images"][0]["file_name"] = name
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="got none named") as error:
+        data_set(str(file))
+    assert error.value.hint.endswith("0.png has another suffix: correct that in file_name")

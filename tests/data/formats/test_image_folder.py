@@ -151,6 +151,7 @@ def test_images_of_no_class_are_noted(tmp_path):
     write(tmp_path / "stray.png")
     for i in range(2):
         write(tmp_path / "ant" / f"{i}.png")
+        write(tmp_path / "bee" / f"{i}.png")
     assert image_folder_from_path(tmp_path, Choice()).notes[1:] == [
         f"1 images are in {tmp_path} itself and belong to no class"
     ]
@@ -200,3 +201,9 @@ def test_folders_of_images_or_masks_are_no_classes(tmp_path, names):
     with pytest.raises(DataError) as error:
         data_set(str(tmp_path), split="train")
     assert "classes" not in error.value.hint
+
+
+def test_a_single_class_is_noted(tmp_path):
+    for name in ("ant/1.png", "ant/2.png"):
+        write(tmp_path / name)
+    assert data_set(str(tmp_path), split="train").notes[-1] == "there is one class alone: 'ant'"
