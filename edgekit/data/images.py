@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from edgekit.data.files import files_below, files_in, folders_in, is_hidden, leads_to_nothing
+from edgekit.data.files import files_below, files_in, is_hidden, leads_to_nothing
 from edgekit.data.image_notes import note_on_image
 from edgekit.data.image_samples import is_deep, with_8_bits
 from edgekit.errors import DataError, RecipeError
@@ -109,10 +109,10 @@ def images_in(folder: str | Path) -> list[Path]:
     files = files_in(folder, *image_suffixes(), dead_links=True)
     if files:
         return files
-    below = [path for path in folders_in(folder) if files_in(path, *image_suffixes())]
+    below = next(images_below(folder), None)
     raise DataError(
         f"{folder}: expected images (.jpg, .png and the other suffixes that Pillow reads), got none",
-        hint=f"subfolders are not searched; pass one of them, such as {below[0]}" if below else "",
+        hint=f"subfolders are not searched; pass one of them, such as {below.parent}" if below else "",
     )
 
 

@@ -197,6 +197,11 @@ def test_error_on_a_folder_without_images_names_what_was_looked_for(tmp_path):
     with pytest.raises(DataError) as caught:
         images_in(tmp_path)
     assert str(tmp_path / "train") in caught.value.hint
+    (tmp_path / "train" / "cat" / "1").mkdir(parents=True)
+    (tmp_path / "train" / "a.png").rename(tmp_path / "train" / "cat" / "1" / "a.png")
+    with pytest.raises(DataError) as caught:
+        images_in(tmp_path)
+    assert str(tmp_path / "train" / "cat" / "1") in caught.value.hint
     with pytest.raises(DataError, match="got no such folder"):
         images_in(tmp_path / "nowhere")
 

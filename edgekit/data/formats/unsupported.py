@@ -15,6 +15,7 @@ __all__ = ["TABLE_OF_IMAGES_HINT", "Unsupported", "is_table_of_images", "program
 
 _START_BYTES = 1 << 16
 _EXPORT = "export or convert it to COCO, VOC or YOLO, which are read"
+_ARRAYS = "write images as files, in a folder for each class, and tables as CSV"
 TABLE_OF_IMAGES_HINT = (
     "tables that name images are not read: write a folder for each class, or export boxes as COCO, VOC or YOLO"
 )
@@ -25,11 +26,11 @@ _BY_SUFFIX = {
     (".manifest",): ("a manifest of Amazon SageMaker Ground Truth", _EXPORT),
     (".tfrecord", ".tfrecords", ".record"): ("TFRecord files", _EXPORT),
     (".jsonl", ".ndjson"): ("a file with a JSON object in each line", _EXPORT),
-    (".parquet", ".arrow", ".feather"): ("a table of Apache Arrow", "write images as files, and tables as CSV"),
+    (".parquet", ".arrow", ".feather"): ("a table of Apache Arrow", _ARRAYS),
     (".xlsx", ".xls", ".ods"): ("a spreadsheet", "save it as CSV"),
-    (".npz", ".npy"): ("NumPy arrays", "write images as files, and tables as CSV"),
-    (".h5", ".hdf5", ".mat", ".pkl", ".pickle"): ("a file of arrays", "write images as files, and tables as CSV"),
-    (".mdb", ".lmdb"): ("a database of LMDB", "write images as files, and tables as CSV"),
+    (".npz", ".npy"): ("NumPy arrays", _ARRAYS),
+    (".h5", ".hdf5", ".mat", ".pkl", ".pickle"): ("a file of arrays", _ARRAYS),
+    (".mdb", ".lmdb"): ("a database of LMDB", _ARRAYS),
     (".arff", ".libsvm", ".svm"): ("a table of another program", "save it as CSV"),
 }
 # Words of which each file of a program has one, and no COCO JSON has any.
@@ -51,8 +52,8 @@ _BY_JSON = {
 _BY_NAME = {
     "_classes.csv": ("a table with several classes for each image", TABLE_OF_IMAGES_HINT),
     "_annotations.csv": ("a table of boxes", TABLE_OF_IMAGES_HINT),
-    "data_batch_1": ("CIFAR's arrays", "write images as files, in a folder for each class"),
-    "data_batch_1.bin": ("CIFAR's arrays", "write images as files, in a folder for each class"),
+    "data_batch_1": ("CIFAR's arrays", _ARRAYS),
+    "data_batch_1.bin": ("CIFAR's arrays", _ARRAYS),
     "_annotations.txt": ("a list of images with their boxes in px", _EXPORT),
     "metadata.jsonl": ("Hugging Face's imagefolder with metadata", TABLE_OF_IMAGES_HINT),
     "metadata.csv": ("Hugging Face's imagefolder with metadata", TABLE_OF_IMAGES_HINT),

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from edgekit.arguments import either
-from edgekit.data.files import files_below, files_in, folders_in
+from edgekit.data.files import files_below, files_in
 from edgekit.data.formats.text_lines import utf8_bytes
 from edgekit.data.images import image_suffixes
 from edgekit.data.missing import hint_on_missing
@@ -185,11 +185,11 @@ def _from_folder(folder: Path, recursive: bool, note: Note) -> Iterator[Given]:
     suffixes = (*image_suffixes(), *VIDEO_SUFFIXES)
     files = list(files_below(folder, *suffixes)) if recursive else files_in(folder, *suffixes, dead_links=True)
     if not files:
-        below = [] if recursive else [path for path in folders_in(folder) if files_in(path, *suffixes)]
+        below = None if recursive else next(files_below(folder, *suffixes), None)
         search = either("--recursive", "recursive=True")
         raise DataError(
             f"{folder}: expected pictures or videos, got none",
-            hint=f"subfolders are searched with {search}; or pass one of them, such as {below[0]}" if below else "",
+            hint=f"subfolders are searched with {search}; or pass one of them, such as {below.parent}" if below else "",
         )
     given = [Given(_kind_of(path), str(path), folder) for path in files]
     videos = [each for each in given if each.kind == "video"]

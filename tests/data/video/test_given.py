@@ -189,3 +189,9 @@ def test_a_list_on_standard_input_may_have_names_of_any_bytes(
         pytest.skip("this file system takes only UTF-8")
     standard_input(b"photos/caf\xe9.png\n")
     assert [each.path for each in given_sources(["-"])] == [Path("photos") / name]
+
+
+def test_links_to_nothing_in_a_folder_are_named_when_they_are_read(photos: Path) -> None:
+    (photos / "d.mp4").unlink()
+    (photos / "z.jpg").symlink_to("nowhere.jpg")
+    assert named(given_sources(["photos"]))[-1] == ("picture", "photos/z.jpg")
