@@ -24,7 +24,7 @@ def imagenet_classes(model: Sequence[str], folders: Sequence[str]) -> list[int] 
         folders: names of folders.
 
     Returns:
-        A class for each folder; None if the model is none of ImageNet, or a name is no WordNet id of it.
+        A class for each folder; None if the model is not one of ImageNet, or a name is not an id of its classes.
     """
     before = len(model) - _CLASSES
     if before not in (0, 1):

@@ -296,7 +296,8 @@ def _with_labels(recipe: Recipe, train_set: DataSet, test_set: DataSet, progress
         if count and len(names) > count:
             return recipe  # `Batches` refuses it
         if own:
-            unknown = next(label for label in names if not knows_all(own, [label]))
+            # Names and WordNet ids may be known one by one and not together.
+            unknown = next((label for label in names if not knows_all(own, [label])), names[0])
             why = f"{train_set.name} has class names that {recipe.name} does not have, such as '{unknown}'"
         else:
             why = f"{recipe.name} has no class names"

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from edgekit.data.examples import data_set
 from edgekit.errors import DataError, EdgeKitError, EdgeKitWarning, TrainError, UsageError
 from edgekit.models.cfg.module import module_from_cfg
 from edgekit.models.darknet import save_darknet
@@ -19,6 +20,7 @@ from edgekit.models.weights.read import load_weights
 from edgekit.progress import Silent
 from edgekit.recipe.schema import load_recipe
 from edgekit.training import fit as fit_module
+from edgekit.training import train as train_module
 from edgekit.training.train import Trained, checkpoint_of, train_model
 
 
@@ -287,3 +289,15 @@ def test_error_on_a_column_without_a_table(train: Callable[..., Trained]) -> Non
     message = "data set digits: expected a CSV table for the target column 'y', got the format digits"
     with pytest.raises(UsageError, match=message):
         train("digits", "lenet", column="y")
+
+
+def test_ids_of_imagenet_beside_names_give_the_model_the_classes_of_the_set(tmp_path: Path) -> None:
+    for name in ("n01440764", "tench"):
+        (tmp_path / name).mkdir()
+        for i in range(2):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{i}.png")
+    examples = data_set(str(tmp_path), split="train")
+    notes = Notes()
+    recipe = train_module._with_labels(load_recipe("resnet18"), examples, examples, notes)
+    assert "its classes take those of the data set" in notes.texts[0]
+    assert recipe.labels.names[:2] == ("n01440764", "tench") and len(recipe.labels.names) == 1000
