@@ -102,7 +102,7 @@ def split_folders(root: Path) -> dict[Split, Path]:
 
 def _declared(root: Path, splits: dict[Split, Path], wanted: Split) -> ImageFolder:
     usable = {split: path for split, path in splits.items() if _has_classes(path)}
-    if wanted in splits and not (wanted == "test" and "val" in usable):
+    if wanted in splits and wanted not in usable and not (wanted == "test" and "val" in usable):
         _require_classes(splits[wanted], _class_folders(splits[wanted]))
     split, notes = available_split(usable, wanted, f"{root}: folders")
     folder = splits[split]
