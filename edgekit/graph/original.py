@@ -76,6 +76,7 @@ class OnnxOriginal:
 
     Args:
         path: the file; an error if it changes before it is run.
+        weights: files of its external weights; the same is true of them.
         widen: it has floats of other types than float32, and is computed in float32.
         values: arrays of the inputs that are not in the feeds, by name.
         in_float: makes a float model of the graph, which is quantized, and may change it; None leaves it as it is.
@@ -85,13 +86,14 @@ class OnnxOriginal:
         self,
         path: Path,
         *,
+        weights: Iterable[Path] = (),
         widen: bool = False,
         values: Feed | None = None,
         in_float: Callable[[ir.Model], ir.Model] | None = None,
     ) -> None:
         self._path, self._widen, self._values = Path(path).resolve(), widen, dict(values or {})
         self._in_float = in_float
-        self._state = _state(self._path)
+        self._states = {file: _state(file) for file in (self._path, *weights)}
         self._runtime = "ONNX Runtime"
 
     @property
@@ -126,11 +128,12 @@ class OnnxOriginal:
         """See `Original.close`; the file is loaded for each `run`, so nothing is kept."""
 
     def _require_unchanged(self) -> None:
-        """Raises a `GraphError` if the file is not the one that was read: its outputs would be another model's."""
-        state = _state(self._path)
-        if state != self._state:
-            got = "none" if state is None else "another one: it was changed after it was read"
-            raise GraphError(f"{self._path.name}: expected the file that was read, got {got}", hint="build it again")
+        """Raises a `GraphError` if a file is not the one that was read: its outputs would be another model's."""
+        for file, before in self._states.items():
+            state = _state(file)
+            if state != before:
+                got = "none" if state is None else "another one: it was changed after it was read"
+                raise GraphError(f"{file.name}: expected the file that was read, got {got}", hint="build it again")
 
     def _graph(self) -> ir.Model:
         graph = with_escaped_names(self._loaded_graph())

@@ -15,6 +15,7 @@ from edgekit.arguments import argument, either
 from edgekit.config import ModelConfig
 from edgekit.device.cpu import cpu
 from edgekit.engine.bundle import manifest as bundle
+from edgekit.engine.source_graph import weight_files
 from edgekit.errors import GraphError, UsageError, needs_extra
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.file import fix_inputs, input_specs, is_quantized, output_specs, set_input_shapes
@@ -107,6 +108,7 @@ def _from_onnx(
         raise UsageError(f"{argument('opset')} does not go with {path.name}: only modules are exported")
     with progress.stage(f"reading {path.name}"):
         graph = graph_from_onnx(path)
+        weights = weight_files(graph)
         in_float = use_float_form(graph, path.name, target, precision) if target is not None else None
         names = [spec.name for spec in input_specs(graph)]
         given = _given_inputs(graph, config)
@@ -142,7 +144,11 @@ def _from_onnx(
         shapes=shapes,
         min_max=min_max,
         original=OnnxOriginal(
-            path, widen=is_widened(graph), values=values, in_float=in_float.of_file if in_float else None
+            path,
+            weights=weights,
+            widen=is_widened(graph),
+            values=values,
+            in_float=in_float.of_file if in_float else None,
         ),
         evaluator=evaluator,
     )

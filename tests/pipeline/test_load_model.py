@@ -403,3 +403,23 @@ def test_a_dynamically_quantized_file_stays_as_it_is_for_the_others(
     assert model.quantized
     assert sum(node.op_type == "MatMulInteger" for node in model.graph.graph) == 3
     assert not noted.notes
+
+
+def test_error_on_external_weights_that_change_after_they_were_read(tmp_path: Path) -> None:
+    weight = np.random.default_rng(0).standard_normal((256, 256)).astype(np.float32)
+    value = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [value("x", onnx.TensorProto.FLOAT, [1, 256])],
+        [value("y", onnx.TensorProto.FLOAT, [1, 256])],
+        [onnx.numpy_helper.from_array(weight, "w")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="m.data")
+    original = load_model(ModelConfig(model=str(tmp_path / "m.onnx")), Silent()).original
+    feed = {"x": np.ones((1, 256), np.float32)}
+    np.testing.assert_allclose(original.run([feed])[0]["y"], feed["x"] @ weight, rtol=1e-3, atol=1e-3)
+    (tmp_path / "m.data").write_bytes(bytes(weight.nbytes))
+    with pytest.raises(GraphError, match=r"m\.data: expected the file that was read, got another one"):
+        original.run([feed])
