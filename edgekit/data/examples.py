@@ -43,6 +43,7 @@ _GENERATED = {
     "scenes": "edgekit.data.generated.scenes:scenes_from_name",
     "spelling": "edgekit.data.generated.spelling:spelling_from_name",
 }
+_OTHER_FORMAT = "a prefix chooses another format of the same path, as in folder:PATH or yolo:PATH"
 _READERS = {
     "folder": "edgekit.data.formats.image_folder:image_folder_from_path",
     "idx": "edgekit.data.formats.idx:idx_from_path",
@@ -190,7 +191,7 @@ def data_set(source: str, *, split: Split = "test", task: Task | None = None, ta
     if task is not None and found.task != task and not (found.task == "detect" and needed_shape(task)):
         raise DataError(
             f"data set {source}: expected one for the task '{task}', got one for '{found.task}'",
-            hint="" if named else "a prefix chooses another format of the same path, as in folder:PATH or yolo:PATH",
+            hint="" if named else (notes or [_OTHER_FORMAT])[0],
         )
     checked: DataSet = found
     return checked

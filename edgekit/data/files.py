@@ -22,6 +22,7 @@ __all__ = [
     "folders_in",
     "is_hidden",
     "leads_to_nothing",
+    "require_no_pointer",
 ]
 
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", "__macosx"})
@@ -59,6 +60,12 @@ def folders_in(folder: Path) -> list[Path]:
         DataError: the folder cannot be read.
     """
     return [path for path in _entries(folder) if not path.name.startswith("__") and path.is_dir()]
+
+
+def require_no_pointer(start: bytes, path: Path) -> None:
+    """Raises a `DataError` if a file with this start is a pointer of Git LFS, in place of a file not fetched yet."""
+    if start.startswith(b"version https://git-lfs"):
+        raise DataError(f"{path}: expected the file itself, got a pointer of Git LFS", hint="run: git lfs pull")
 
 
 def files_below(folder: Path, *suffixes: str) -> Iterator[Path]:

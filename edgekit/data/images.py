@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from edgekit.data.files import files_below, files_in, is_hidden, leads_to_nothing
+from edgekit.data.files import files_below, files_in, is_hidden, leads_to_nothing, require_no_pointer
 from edgekit.data.image_notes import note_on_image
 from edgekit.data.image_samples import is_deep, with_8_bits
 from edgekit.errors import DataError, RecipeError
@@ -253,6 +253,8 @@ def _opened(path: Path) -> Image.Image:
             hint="shrink the image, or raise PIL.Image.MAX_IMAGE_PIXELS if you trust the file",
         ) from e
     except UnidentifiedImageError as e:
+        with path.open("rb") as file:
+            require_no_pointer(file.read(64), path)
         got = "a file format that Pillow cannot read" if path.stat().st_size else "an empty file"
         raise DataError(f"{path}: expected an image, got {got}") from e
     except Exception as e:  # on a broken file, Pillow's parsers may raise any exception

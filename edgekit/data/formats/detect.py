@@ -28,6 +28,7 @@ _EXPECTED = (
 )
 
 
+_NOT_READ = ": only the images are read, and the folders are taken as classes"
 _ANNOTATIONS = {"coco": "COCO's JSON", "voc": "VOC's XML", "yolo": "YOLO's text files"}
 
 
@@ -54,8 +55,8 @@ def format_from_path(path: Path) -> Detected:
         notes = []
         if found in _ANNOTATIONS and path.is_dir():
             notes = _notes_on_others(path, found)
-        elif found == "folder" and (name := _annotations_of_classes(folders_in(path))):
-            notes = [f"{name}: only the images are read, and the folders are taken as classes"]
+        elif found == "folder" and (note := _annotations_of_classes(folders_in(path))):
+            notes = [note]
     except OSError as e:
         raise DataError(f"{e.filename or path}: expected a readable file or folder, got: {e.strerror or e}") from e
     if found is None:
@@ -70,15 +71,15 @@ def _notes_on_others(path: Path, used: str) -> list[str]:
 
 
 def _annotations_of_classes(folders: Sequence[Path]) -> str:
-    """Returns where annotations lie beside images in the folders of classes; empty if there are none.
+    """Returns a note on annotations that lie beside images in the folders of classes; empty if there are none.
 
     The first folders are searched: a data set may have thousands, and they are alike.
     """
     for folder in folders[:3]:
         if found := next(_annotations(folder), None):
-            return f"{folder} has {_ANNOTATIONS[found]}"
+            return f"{folder} has {_ANNOTATIONS[found]}{_NOT_READ}; give that folder alone to read its boxes"
         if other := unsupported_format(folder, levels=1):
-            return f"{folder} has {other.name}"
+            return f"{folder} has {other.name}{_NOT_READ}"
     return ""
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from edgekit.data.files import require_no_pointer
 from edgekit.errors import DataError
 
 __all__ = [
@@ -69,6 +70,8 @@ def raw_lines(path: Path, *, line: int = 1, offset: int = 0) -> Iterator[Line]:
             encoding = _UTF_16.get(file.read(2), "utf-8")
             file.seek(offset)
             for number, raw in enumerate(_split(file, encoding, path, line), line):
+                if not offset:
+                    require_no_pointer(raw, path)
                 yield Line(number, offset, _decoded(raw, encoding, path, number))
                 offset += len(raw)
     except (OSError, ValueError) as e:  # a ValueError of a zero byte in the name
@@ -131,6 +134,7 @@ def file_bytes(path: Path, max_bytes: int) -> bytes:
         raise DataError(f"{path}: expected a readable file, got: {getattr(e, 'strerror', None) or e}") from e
     if left <= 0:
         raise DataError(f"{path}: expected at most {max_bytes:,} bytes, got more")
+    require_no_pointer(parts[0] if parts else b"", path)
     return b"".join(parts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -120,8 +119,8 @@ def _has_names(file: Path) -> bool:
             line.text.lstrip("{ '\"").lower().startswith(("names", "classes", "nc:")) for line in text_lines(file)
         )
     except DataError:
-        # Not a text, so not a configuration; but one without access would be left out in silence.
-        return file.name.lower() in _CONFIGS and not os.access(file, os.R_OK)
+        # A configuration of the usual name that cannot be read would be left out in silence.
+        return file.name.lower() in _CONFIGS
 
 
 def _from_config(file: Path) -> YoloSource:

@@ -52,9 +52,11 @@ def test_annotations_in_the_folders_of_classes_are_noted(tmp_path: Path, kind: s
     written(tmp_path / "bee")
     examples = data_set(str(tmp_path), split="train")
     assert examples.labels == ("ant", "bee")
-    assert f"{tmp_path / 'ant'} has {kind}: only the images are read, and the folders are taken as classes" in (
-        examples.notes
-    )
+    note = f"{tmp_path / 'ant'} has {kind}: only the images are read, and the folders are taken as classes"
+    assert examples.notes[0].startswith(note)
+    with pytest.raises(DataError, match="expected one for the task 'detect'") as error:
+        data_set(str(tmp_path), split="train", task="detect")
+    assert error.value.hint == examples.notes[0]
 
 
 def test_the_only_folder_of_images_is_a_class(tmp_path: Path) -> None:

@@ -377,3 +377,21 @@ def test_a_data_yaml_without_access_is_not_left_out(tmp_path: Path) -> None:
     file.chmod(0)
     with pytest.raises(DataError, match=r"data\.yaml: expected a text file, got: Permission denied"):
         data_set(str(tmp_path), split="val")
+
+
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["instances_val.json", "val.csv", "data.yaml", "labels/val/a.txt", "a.xml", "images/val/a.png"]
+)
+def test_pointers_of_git_lfs_are_named(tmp_path: Path, name: str) -> None:
+    image(tmp_path / "images" / "val" / "a.png")
+    if name.startswith(("data", "labels", "images")):
+        text(tmp_path / "data.yaml", "val: images/val\nnames: [red]\n")
+        text(tmp_path / "labels" / "val" / "a.txt", RED)
+    text(tmp_path / name, POINTER)
+    source = {".csv": name, ".json": name, ".xml": ""}.get(Path(name).suffix, "")
+    with pytest.raises(DataError, match="expected the file itself, got a pointer of Git LFS") as error:
+        data_set(str(tmp_path / source), split="train" if name == "a.xml" else "val")[0]
+    assert name in error.value.message and error.value.hint == "run: git lfs pull"
