@@ -84,7 +84,9 @@ def _reason(page: _Mapped) -> tuple[str, str]:
     if shortened:
         message = f"{page.path}: expected a file that stays the same while it is read, got one that became shorter"
         return message, "run the command again when the other program has written the whole file"
-    return f"{page.path}: a part of the file cannot be read", "check the disk or the network that it is on"
+    # As the kernel says it of a mapping that is written to a full disk, and of a network that is gone.
+    message = f"{page.path}: a part of the file can be neither read nor written"
+    return message, "make room on the disk that it is on, or check that disk or network"
 
 
 def _mapped_at(address: int) -> _Mapped | None:

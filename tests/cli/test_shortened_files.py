@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from edgekit.cli.shortened_files import _Mapped, _reason
+
 START = """
 import hashlib, mmap, os, sys, threading
 from edgekit.cli import main as module
@@ -49,6 +51,14 @@ def test_a_file_that_becomes_shorter_is_named(tmp_path: Path, read: str) -> None
 def test_other_bus_errors_end_the_process_as_before(tmp_path: Path) -> None:
     ended = run("os.kill(os.getpid(), 7)", tmp_path / "model.onnx.data")
     assert (ended.returncode, ended.stderr) == (-signal.SIGBUS, "")
+
+
+def test_a_page_that_the_file_still_has_is_the_disk_s_fault(tmp_path: Path) -> None:
+    (tmp_path / "m.data").write_bytes(bytes(8192))
+    message, hint = _reason(_Mapped(str(tmp_path / "m.data"), 4096))
+    assert message.endswith("a part of the file can be neither read nor written") and "make room" in hint
+    (tmp_path / "m.data").write_bytes(bytes(4096))
+    assert "became shorter" in _reason(_Mapped(str(tmp_path / "m.data"), 4096))[0]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
