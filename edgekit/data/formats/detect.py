@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edgekit.data.files import files_in, folders_in
+from edgekit.data.files import files_below, files_in, folders_in
 from edgekit.data.formats.coco_file import begins_like_coco
 from edgekit.data.formats.coco_json import coco_json_files
 from edgekit.data.formats.csv_table import is_table
@@ -101,6 +101,8 @@ def _unknown(path: Path) -> DataError:
             hint=f"if these folders are the classes, write folder:{path}; if each is a data set, choose one, such as "
             f"{path / classes[0]}",
         )
+    if path.is_dir() and next(files_below(path), None) is None:
+        return DataError(f"{path}: expected {_EXPECTED}; got a folder without files")
     what = "a folder" if path.is_dir() else "a file"
     hint = "specify the format with a prefix, such as folder:PATH, idx:, coco:, voc:, yolo:, csv: or text:"
     return DataError(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from edgekit.data.files import files_in, folders_in
 from edgekit.data.formats.text_lines import utf8_bytes
+from edgekit.data.images import image_suffixes
 from edgekit.errors import DataError
 
 __all__ = ["TABLE_OF_IMAGES_HINT", "Unsupported", "is_table_of_images", "program_of_line", "unsupported_format"]
@@ -31,6 +32,12 @@ _BY_SUFFIX = {
     (".npz", ".npy"): ("NumPy arrays", _ARRAYS),
     (".h5", ".hdf5", ".mat", ".pkl", ".pickle"): ("a file of arrays", _ARRAYS),
     (".mdb", ".lmdb"): ("a database of LMDB", _ARRAYS),
+    (".heic", ".heif", ".cr2", ".cr3", ".nef", ".arw", ".dng", ".dcm"): (
+        "photos that Pillow does not read",
+        "convert them to JPEG or PNG",
+    ),
+    (".mp4", ".avi", ".mov", ".mkv", ".webm"): ("videos", "write their frames as images"),
+    (".wav", ".mp3", ".flac", ".ogg"): ("sounds", "write their features as a CSV table"),
     (".arff", ".libsvm", ".svm"): ("a table of another program", "save it as CSV"),
 }
 # Words of which each file of a program has one, and no COCO JSON has any.
@@ -144,6 +151,8 @@ def _of_file(file: Path) -> Unsupported | None:
     if found := _BY_NAME.get(file.name.lower()):
         return Unsupported(*found)
     suffix = file.suffix.lower()
+    if suffix in image_suffixes():  # plugins of Pillow read further ones
+        return None
     if suffix == ".xml":
         return Unsupported("CVAT's own XML", _EXPORT) if b"<annotations" in _start(file) else None
     if suffix == ".csv":

@@ -56,6 +56,9 @@ CREATEML = '[{"image": "1.jpg", "annotations": [{"label": "a", "coordinates": {"
         ({"data/train-00000-of-00001.parquet": ""}, "Apache Arrow"),
         ({"cifar-10-batches-py/data_batch_1": ""}, "CIFAR's arrays"),
         ({"train/data.mdb": ""}, "a database of LMDB"),
+        ({"cat/1.HEIC": "", "dog/2.heic": ""}, "photos that Pillow does not read"),
+        ({"run/1.mp4": "", "walk/2.mp4": ""}, "videos"),
+        ({"yes/1.wav": "", "no/2.wav": ""}, "sounds"),
         ({"images/1.jpg": "", "images/2.jpg": "", "train_list.txt": "images/1.jpg 0\n"}, "images with their classes"),
         ({"val/1.JPEG": "", "val.txt": "1.JPEG 65\n"}, "a list of images with their classes"),
         ({"train/1.png": "", "train/metadata.jsonl": "{}"}, "Hugging Face's imagefolder with metadata"),
@@ -179,3 +182,15 @@ def test_labels_of_makesense_get_the_name_of_their_folder(tmp_path: Path) -> Non
     assert error.value.hint.endswith("rename it to labels")
     (tmp_path / "labels_my-project_2024-01-01").rename(tmp_path / "labels")
     assert len(data_set(str(tmp_path), split="train")) == 1
+
+
+def test_a_folder_without_files_says_so(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    with pytest.raises(DataError, match="got a folder without files"):
+        data_set(str(tmp_path))
+
+
+def test_photos_beside_those_that_are_read_are_noted(tmp_path: Path) -> None:
+    written(tmp_path, {f"{name}/{i}.jpg": "" for name in ("cat", "dog") for i in range(2)} | {"cat/3.heic": ""})
+    (note, *_) = data_set(str(tmp_path), split="train").notes
+    assert note.startswith(f"{tmp_path / 'cat'} has photos that Pillow does not read: only the images are read")
