@@ -20,6 +20,8 @@ __all__ = ["NAME_FILES", "YoloSource", "names_from_config", "yolo_configs", "yol
 NAME_FILES = ("classes.txt", "obj.names", "labels.txt", "classes.names", "class_names.txt", "_darknet.labels")
 """Files with one class name per line: of LabelImg, Darknet, labelme and Roboflow."""
 
+_NAMES = re.compile(r"[{ '\"]*(?:names|classes|nc:)", re.IGNORECASE)
+_NAMES_IN_MAP = re.compile(r"\s*\{.*\b(?:names|nc)['\"]?\s*:")
 _CONFIGS = ("data.yaml", "dataset.yaml", "data.yml", "obj.data")
 
 
@@ -115,9 +117,7 @@ def _add(found: dict[Split, tuple[Path, ...]], split: Split | None, folder: Path
 
 def _has_names(file: Path) -> bool:
     try:
-        return any(
-            line.text.lstrip("{ '\"").lower().startswith(("names", "classes", "nc:")) for line in text_lines(file)
-        )
+        return any(_NAMES.match(line.text) or _NAMES_IN_MAP.match(line.text) for line in text_lines(file))
     except DataError:
         # A configuration of the usual name that cannot be read would be left out in silence.
         return file.name.lower() in _CONFIGS

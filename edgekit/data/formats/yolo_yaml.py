@@ -158,7 +158,10 @@ def _settings_from_json(lines: list[Line], file: Path) -> Settings:
     try:
         found = msgspec.json.decode("\n".join(line.text for line in lines), type=dict[str, msgspec.Raw])
     except (msgspec.MsgspecError, RecursionError) as e:
-        raise DataError(f"{file}, line {lines[0].number}: expected JSON, as the file begins with {{, got: {e}") from e
+        raise DataError(
+            f"{file}, line {lines[0].number}: expected JSON, as the file begins with {{, got: {e}",
+            hint="write each entry on a line of its own, such as train: images/train",
+        ) from e
     settings: Settings = {}
     for key, value in found.items():
         try:

@@ -395,3 +395,14 @@ def test_pointers_of_git_lfs_are_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match="expected the file itself, got a pointer of Git LFS") as error:
         data_set(str(tmp_path / source), split="train" if name == "a.xml" else "val")[0]
     assert name in error.value.message and error.value.hint == "run: git lfs pull"
+
+
+def test_a_data_yaml_of_one_line_is_not_left_out(tmp_path: Path) -> None:
+    image(tmp_path / "images" / "val" / "a.png")
+    text(tmp_path / "labels" / "val" / "a.txt", RED)
+    text(tmp_path / "data.yaml", json.dumps({"val": "images/val", "names": ["red"]}))
+    assert data_set(str(tmp_path), split="val").labels == ("red",)
+    text(tmp_path / "data.yaml", "{val: images/val, names: [red]}\n")
+    with pytest.raises(DataError, match=r"data\.yaml, line 1: expected JSON, as the file begins with {") as error:
+        data_set(str(tmp_path), split="val")
+    assert "on a line of its own" in error.value.hint
