@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from edgekit.device.cpu import return_freed_memory
-from edgekit.errors import GraphError
+from edgekit.errors import GraphError, UsageError
 from edgekit.graph.convolutions_in_file import MAX_BLOCKED
 from edgekit.graph.external_weights import WEIGHTS, external_weights
 from edgekit.graph.initializer_order import order_initializers
@@ -163,7 +163,7 @@ def _given_as_they_are(
             folder = stack.enter_context(scratch_folder())
             with (folder / WEIGHTS).open("wb") as file:
                 file.truncate(largest)
-        except OSError:  # no temporary folder, or a limit on the size of files
+        except (OSError, UsageError):  # a limit on the size of files, or no temporary folder
             stack.enter_context(_given_copied(options, values, largest))
         else:
             options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))

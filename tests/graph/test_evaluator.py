@@ -98,14 +98,18 @@ def _products(count: int, size: int) -> ir.Model:
 
 
 @pytest.mark.parametrize("packed", [True, False])
-@pytest.mark.parametrize("temporary", [True, False])
+@pytest.mark.parametrize("temporary", ["there", "missing", "nowhere"])
 def test_weights_that_are_not_copied_are_those_of_the_graph(
-    temporary: bool, packed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    temporary: str, packed: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     graph = _products(3, 64)
     x = np.random.default_rng(1).normal(size=(1, 64)).astype(np.float32)
     arrays = [graph.graph.initializers[f"w{i}"].const_value.numpy() for i in range(3)]  # type: ignore[union-attr]
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if temporary else tmp_path / "missing"))
+    if temporary == "nowhere":
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "missing")])
+    else:
+        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path if temporary == "there" else tmp_path / "missing"))
     found = Evaluator(graph, also=["m0"], packed=packed).run({"x": x, "flag": np.array(True)})
     np.testing.assert_allclose(found["m0"], x @ arrays[0], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found["y"], x @ arrays[0] @ arrays[1] @ arrays[2], rtol=1e-4, atol=1e-5)
