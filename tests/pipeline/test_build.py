@@ -261,12 +261,15 @@ def quantized_by_onnxruntime(model: Path, how: str) -> Path:
     if how == "dynamic":
         quantize_dynamic(model, path)
     else:
-        style = {"qdq": QuantFormat.QDQ, "operators": QuantFormat.QOperator}[how]
-        quantize_static(model, path, Reader(), quant_format=style, activation_type=QuantType.QUInt8)
+        style = QuantFormat.QOperator if how == "operators" else QuantFormat.QDQ
+        more: dict[str, Any] = {}
+        if how == "float weights":
+            more = {"per_channel": True, "extra_options": {"AddQDQPairToWeight": True}}
+        quantize_static(model, path, Reader(), quant_format=style, activation_type=QuantType.QUInt8, **more)
     return path
 
 
-@pytest.mark.parametrize("how", ["qdq", "operators", "dynamic"])
+@pytest.mark.parametrize("how", ["qdq", "float weights", "operators", "dynamic"])
 def test_a_quantized_model_is_built_and_not_quantized_again(classifier: Path, how: str) -> None:
     model = quantized_by_onnxruntime(classifier, how)
     noted = Noted()

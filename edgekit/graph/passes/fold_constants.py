@@ -35,6 +35,7 @@ _SLOW = frozenset(
 )
 """Operators that onnx's reference evaluator computes in loops of Python."""
 _MAX_SLOW_ELEMENTS = 1 << 12
+_BYTES = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
 _MAX_RANK = 64
 _MAX_FILLED_ELEMENTS = 1 << 12
 """onnxscript leaves ConstantOfShape, which may stand for a large weight. Small ones are pads and sizes, on which the
@@ -49,8 +50,9 @@ class FoldConstants(ir.passes.InPlacePass):
 
     Preconditions: shapes have been inferred (`InferShapes`), so that ``Shape`` of a static value folds.
     Postconditions: no Constant node is left in the main graph; no new initializer has more than ``max_elements``,
-        unless it replaces one as large. Q/DQ pairs and random numbers are not folded. A node whose output is large,
-        or of unknown size although it can be large, is not computed at all; nor is one after the limits of a pass.
+        unless it replaces one as large. A QuantizeLinear of float32 weights is folded; a DequantizeLinear and random
+        numbers are not. A node whose output is large, or of unknown size although it can be large, is not computed at
+        all; nor is one after the limits of a pass.
     """
 
     def __init__(self, max_elements: int = _MAX_ELEMENTS) -> None:
@@ -101,6 +103,8 @@ class _Budget:
         self._elements += sum(known)
         if self._elements > _MAX_TOTAL_ELEMENTS or time.monotonic() >= self._deadline:
             return False
+        if node.op_type == "QuantizeLinear":
+            return _quantizes_weights(node)
         return True if node.op_type == "ConstantOfShape" and sum(known) <= _MAX_FILLED_ELEMENTS else None
 
 
@@ -111,6 +115,17 @@ def _size(value: ir.Value) -> int | None:
     if value.shape is None or not value.shape.is_static():
         return None
     return math.prod(value.shape.numpy())
+
+
+def _quantizes_weights(node: ir.Node) -> bool:
+    """Whether a QuantizeLinear makes integers from float32 constants, which numpy rounds as ONNX Runtime does.
+
+    Files of quantization-aware training and for TensorRT have float weights before their Q/DQ pairs. What chooses the
+    kernels of a product looks at its integers.
+    """
+    weight, scale = node.inputs[:2]
+    are_float32 = all(value is not None and value.dtype == ir.DataType.FLOAT for value in (weight, scale))
+    return are_float32 and node.outputs[0].dtype in _BYTES and not node.attributes.get_int("block_size", 0)
 
 
 def _largest_size(node: ir.Node) -> int | None:
