@@ -39,6 +39,7 @@ from edgekit.lower.separate_tied_weights import SeparateTiedWeights
 from edgekit.lower.sort_top_k import SortTopK
 from edgekit.lower.stop_dequantizers import STOPPING, StopDequantizers
 from edgekit.lower.truncate_to_integers import TRUNCATING, TruncateToIntegers
+from edgekit.lower.unsigned_integers import UnsignedIntegers
 from edgekit.lower.vectors_as_matrices import VectorsAsMatrices
 from edgekit.lower.weights_without_zero_point import WeightsWithoutZeroPoint
 from edgekit.lower.widen_padded_points import WidenPaddedPoints
@@ -70,6 +71,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
         model,
         [
             QLinearAsQdq(),
+            UnsignedIntegers(),
             *map(WeightsWithoutZeroPoint, sorted(PRODUCTS)),
             *map(FloatRows, ("Gemm", "MatMul")),
             ClipBeforeQuantizer(),
