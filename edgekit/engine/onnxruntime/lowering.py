@@ -40,6 +40,7 @@ def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[s
     """Replaces patterns that ONNX Runtime does not fuse, or fuses wrongly; returns whether any were, and notes."""
     # These need onnx_ir, which runtime-only boards lack.
     from edgekit.lower.float_factors import FloatFactors
+    from edgekit.lower.float_small_biases import FloatSmallBiases
     from edgekit.lower.fuse_attention import FuseAttention
     from edgekit.lower.fuse_integer_matmul import FuseIntegerMatMul
     from edgekit.lower.fuse_rms_norm import FuseRmsNorm
@@ -59,6 +60,7 @@ def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[s
         [
             *map(KeepBounds, ("Relu", "Clip")),
             *map(FloatFactors, ("Gemm", "MatMul")),
+            *map(FloatSmallBiases, ("Conv", "Gemm")),
             SignedWeights(),
             FuseIntegerMatMul(),
             KeepAverageFloat(LIMITS),

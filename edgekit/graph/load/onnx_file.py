@@ -19,6 +19,7 @@ from edgekit.graph.load.attributes import require_possible_attributes
 from edgekit.graph.load.deprecated import move_runtime_operators, replace_deprecated, replace_unconverted
 from edgekit.graph.load.external_data import require_external_data
 from edgekit.graph.load.loops import require_ending_loops
+from edgekit.graph.load.node_order import sort_nodes
 from edgekit.graph.load.operators import require_known_operators
 from edgekit.graph.load.other_formats import not_onnx, require_no_other_format
 from edgekit.graph.load.printable_names import escape_names
@@ -76,6 +77,7 @@ def graph_from_onnx(path: Path) -> ir.Model:
     model.ir_version = max(model.ir_version, _FIRST_WITH_OWN_WEIGHTS)
     try:
         require_texts(model)
+        sort_nodes(model)
         renamed = escape_names(model, path.name)
         payloads = {renamed.get(name, name): payload for name, payload in payloads.items()}
         replace_sparse(model, path)
