@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from numpy.typing import ArrayLike
 
 from edgekit.engine.backend import BuildOptions, backend
 from edgekit.graph.evaluator import Evaluator
@@ -19,7 +20,7 @@ from edgekit.specs import Precision
 from tests.lower.models import model_of_text
 
 RANDOM = np.random.default_rng(3)
-CONSTANTS = {
+CONSTANTS: dict[str, ArrayLike] = {
     "s": np.float32(0.03),
     "t": np.float32(0.007),
     "k": np.float32(1.1),
