@@ -17,6 +17,7 @@ from edgekit.lower.float_factors import FloatRows
 from edgekit.lower.full_rank_slopes import FullRankSlopes
 from edgekit.lower.gather_one_after_product import GatherOneAfterProduct
 from edgekit.lower.keep_infinity import KeepInfinity
+from edgekit.lower.keep_masks_finite import KeepMasksFinite
 from edgekit.lower.name_passed_states import NamePassedStates
 from edgekit.lower.pad_outside_windows import PadOutsideWindows
 from edgekit.lower.pass_outer_values import PassOuterValues
@@ -83,6 +84,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
             WidenPaddedPoints(),
             PoolBeforePoints(),
             *map(StopDequantizers, STOPPING),
+            *map(KeepMasksFinite, ("Add", "Sub")),
             ConcatIntegers(),
             QuantizeBehindConcat(),
             *norms,

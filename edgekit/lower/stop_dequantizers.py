@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from edgekit.lower.rewriting import NotApplicable, RewritePass, initializer, new_node, stored_constant
 
-__all__ = ["STOPPING", "StopDequantizers", "in_floats"]
+__all__ = ["STOPPING", "StopDequantizers", "in_floats", "may_be_integers"]
 
 STOPPING = ("AveragePool", "GlobalAveragePool", "Pad", "ReduceMean", "ReduceSum")
 """Operators that `StopDequantizers` is for."""
@@ -50,7 +50,7 @@ class StopDequantizers(RewritePass):
         data = node.inputs[0]
         if data is None or _IS_RIGHT[self.operator](node, data):
             raise NotApplicable("the integer kernel is right")
-        if not _may_be_integers(data):
+        if not may_be_integers(data):
             raise NotApplicable("it reads floats")
         kept = in_floats(graph, data, f"{node.outputs[0].name}.float")
         graph.insert_before(node, [kept])
@@ -109,7 +109,8 @@ _IS_RIGHT = {
 }
 
 
-def _may_be_integers(value: ir.Value) -> bool:
+def may_be_integers(value: ir.Value) -> bool:
+    """Whether OpenVINO could have a value in integers: it is dequantized, and perhaps moved."""
     node = value.producer()
     while node is not None and node.op_type in _MOVED_ACROSS:
         before = [each for each in node.inputs if each is not None and each.const_value is None]
