@@ -11,6 +11,7 @@ import onnx_ir as ir
 from edgekit.engine.backend import backend
 from edgekit.graph.file import is_quantized
 from edgekit.graph.load.upgrade_opset import upgrade_opset
+from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import FoldConstants, InferShapes, NameNodes
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
@@ -48,8 +49,8 @@ def use_float_form(graph: ir.Model, name: str, target: str, precision: Precision
         graph: a loaded graph.
         name: name of its file, for messages.
         target: name of the backend.
-        precision: of the engine; FP8 files stay as they are on the CPU unless it is INT8, or the backend rounds
-            otherwise.
+        precision: of the engine; files of FP8, of 16 bits and of 4 bits stay as they are on the CPU unless it is INT8,
+            or the backend rounds FP8 otherwise.
 
     Returns:
         How; None if the graph was not changed: it is a float graph, the target takes its integers, or it has a form
@@ -68,19 +69,41 @@ def use_float_form(graph: ir.Model, name: str, target: str, precision: Precision
         DecomposeContrib()(graph)
         InferShapes()(graph)
         return FloatForm(removed_quantization_note(graph, target), _without_dynamic)
-    if not library.on_gpu or not is_quantized(graph):
+    where = _integers_without_kernels(graph, on_gpu=library.on_gpu, precision=precision)
+    if where is None or not _remove_static(graph):
         return None
-    lowered = graph.clone(deep_copy=False)
-    use_tensorrt_operators(lowered)
-    other = other_integers(lowered)
-    if other is None or not _remove_static(graph):
-        return None
-    where = f"{other.found} at node '{other.node.name or other.node.outputs[0].name}'"
     note = (
         f"the file is quantized to integers that {target} does not have ({where}): it is read as floats, with the "
         "numbers that its weights stand for, and compared with these; INT8 is calibrated again"
     )
     return FloatForm(note, partial(_without_static, name=name))
+
+
+def _integers_without_kernels(graph: ir.Model, *, on_gpu: bool, precision: Precision | None) -> str | None:
+    """Says which integers of a file a target does not have, and where; None if it has all, or they may stay."""
+    if not is_quantized(graph) or not (on_gpu or precision is Precision.INT8):
+        return None
+    if not on_gpu:
+        return _product_of_other_integers(graph)
+    lowered = graph.clone(deep_copy=False)
+    use_tensorrt_operators(lowered)
+    other = other_integers(lowered)
+    return None if other is None else f"{other.found} at node '{other.node.name or other.node.outputs[0].name}'"
+
+
+def _product_of_other_integers(graph: ir.Model) -> str | None:
+    """Names a product whose factors are both integers, of which one has no kernels on processors: not of 8 bits."""
+    for node in graph.graph.all_nodes():
+        sources = [value.producer() if value is not None else None for value in node.inputs[:2]]
+        if node.op_type not in PRODUCTS or not all(
+            source and source.op_type == "DequantizeLinear" for source in sources
+        ):
+            continue
+        types = [value.dtype for source in sources if source is not None and (value := source.inputs[0]) is not None]
+        other = next((each for each in types if each is not None and each.is_integer() and each.bitwidth != 8), None)
+        if other is not None:
+            return f"{other.name.lower()} at node '{node.name or node.outputs[0].name}'"
+    return None
 
 
 def _without_dynamic(graph: ir.Model) -> ir.Model:

@@ -16,6 +16,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 import edgekit
 from edgekit.config import ModelConfig
+from edgekit.engine.bundle.manifest import read_manifest
 from edgekit.pipeline.load_model import load_model
 from edgekit.progress import KeptNotes, Silent
 from edgekit.specs import Precision
@@ -116,6 +117,24 @@ def test_a_symmetric_file_keeps_its_integers(target: Target, tmp_path: Path) -> 
 @pytest.mark.parametrize("target", ["cpu", "openvino"])
 def test_targets_with_these_integers_keep_the_file(target: str, tmp_path: Path) -> None:
     assert load_model(ModelConfig(model=quantized(tmp_path, **FORMS["unsigned"])), Silent(), target).quantized
+
+
+@pytest.mark.parametrize("weights", [QuantType.QInt8, QuantType.QInt16, QuantType.QInt4])
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_products_of_other_integers_are_quantized_to_8_bits(
+    target: Literal["cpu", "openvino"], weights: QuantType, tmp_path: Path
+) -> None:
+    """As files for Qualcomm's and AMD's processors are: 16 bits for activations, or 4 for weights."""
+    activations = QuantType.QUInt8 if weights is QuantType.QInt4 else QuantType.QUInt16
+    file = quantized(tmp_path, opset=21, activation_type=activations, weight_type=weights, per_channel=True)
+    assert load_model(ModelConfig(model=file), Silent(), target, Precision.FP32).quantized
+    notes = KeptNotes(Silent())
+    out = edgekit.build(file, precision="int8", target=target, output=tmp_path / "out", calib=X, progress=notes)
+    assert any(f"integers that {target} does not have" in note for note in notes.notes)
+    assert read_manifest(out).layers["int8"] >= 2
+    with edgekit.load(out) as session:
+        got = [session.run({"x": x})["y"] for x in X]
+    assert snr_db(in_runtime(file), got) > 25
 
 
 def test_a_relu_that_the_quantizer_removed_is_there_again(tmp_path: Path) -> None:
