@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
@@ -18,8 +19,8 @@ _HINT_OUTPUT = (
     "leave it out, or cut the graph before it: onnx.utils.extract_model(FILE, NEW_FILE, INPUT_NAMES, OUTPUT_NAMES)"
 )
 _HINT_ZIPMAP = (
-    "export the model without ZipMap: options={'zipmap': False} of skl2onnx, zipmap=False of onnxmltools; the "
-    "probabilities are a tensor then"
+    "export the model without ZipMap (options={'zipmap': False} of skl2onnx, zipmap=False of onnxmltools), or cut it "
+    "off, as for CatBoost, which has no such option: onnx.utils.extract_model(FILE, NEW_FILE, INPUTS, OUTPUTS)"
 )
 _NO_REAL_NUMBERS = {
     onnx.TensorProto.UNDEFINED: "no type",
@@ -76,5 +77,19 @@ def require_tensor_outputs(model: onnx.ModelProto, path: Path) -> None:
         zipped = node is not None and node.op_type == "ZipMap"
         raise GraphError(
             f"{path}: output '{value.name}'{by}: expected a tensor of numbers, got {got}",
-            hint=_HINT_ZIPMAP if zipped else _HINT_OUTPUT,
+            hint=_zipmap_hint(model, producers) if zipped else _HINT_OUTPUT,
         )
+
+
+def _zipmap_hint(model: onnx.ModelProto, producers: Mapping[str, onnx.NodeProto]) -> str:
+    """Says how to get the probabilities as a tensor."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value.name for value in model.graph.input if value.name not in weights]
+    outputs = []
+    for value in model.graph.output:
+        node = producers.get(value.name)
+        if node is not None and node.op_type == "ZipMap":
+            outputs.append(node.input[0])
+        elif value.type.tensor_type.elem_type != onnx.TensorProto.STRING:
+            outputs.append(value.name)
+    return _HINT_ZIPMAP.replace("INPUTS", str(inputs)).replace("OUTPUTS", str(outputs))

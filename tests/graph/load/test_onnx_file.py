@@ -445,3 +445,27 @@ def test_an_output_of_maps_is_refused_with_the_option_of_the_exporter(tmp_path):
     with pytest.raises(GraphError, match=r"output 'y' of node 'y' \(ZipMap\): expected a tensor") as e:
         graph_from_onnx(written(tmp_path, helper.make_model(graph, opset_imports=opsets, ir_version=8)))
     assert "'zipmap': False" in e.value.hint
+
+
+def test_the_hint_on_a_zipmap_cuts_it_off(tmp_path):
+    """CatBoost's files have one, and no option without."""
+    kind = helper.make_sequence_type_proto(
+        helper.make_map_type_proto(TensorProto.STRING, helper.make_tensor_type_proto(TensorProto.FLOAT, None))
+    )
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["p"]),
+        helper.make_node("ZipMap", ["p"], ["y"], domain="ai.onnx.ml", classlabels_strings=["no", "yes"]),
+        helper.make_node("ReduceMax", ["p"], ["best"]),
+    ]
+    outputs = [helper.make_value_info("y", kind), helper.make_tensor_value_info("best", TensorProto.FLOAT, [1, 1])]
+    inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2])]
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    model = helper.make_model(helper.make_graph(nodes, "g", inputs, outputs), opset_imports=opsets, ir_version=8)
+    model = onnx.shape_inference.infer_shapes(model)
+    path = written(tmp_path, model)
+    with pytest.raises(GraphError) as e:
+        graph_from_onnx(path)
+    assert e.value.hint.endswith("onnx.utils.extract_model(FILE, NEW_FILE, ['x'], ['p', 'best'])")
+    onnx.utils.extract_model(path, tmp_path / "cut.onnx", ["x"], ["p", "best"])
+    got = Evaluator(graph_from_onnx(tmp_path / "cut.onnx")).run({"x": np.array([[0, 1]], np.float32)})
+    np.testing.assert_allclose(got["p"], [[0.26894143, 0.7310586]], rtol=1e-6)
