@@ -40,12 +40,13 @@ class KeepMasksFinite(RewritePass):
     def __init__(self, operator: str) -> None:
         super().__init__()
         self.operator = operator
+        self._large, self._small = set[ir.Value](), set[ir.Value]()
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         """See `RewritePass.rewrite`."""
         changed = False
         for index, (data, other) in enumerate((node.inputs, node.inputs[::-1])):
-            if data is None or other is None or not may_be_integers(data) or not _is_large(other):
+            if data is None or other is None or not may_be_integers(data) or not self._is_large(other):
                 continue
             kept = in_floats(graph, data, f"{node.outputs[0].name}.term_{index}")
             graph.insert_before(node, [kept])
@@ -54,25 +55,30 @@ class KeepMasksFinite(RewritePass):
         if not changed:
             raise NotApplicable("it adds no large numbers to what is dequantized")
 
+    def _is_large(self, value: ir.Value) -> bool:
+        """Whether a value is computed from a large constant by operators that make masks; visits no value twice."""
+        waiting, seen = [value], set[ir.Value]()
+        while waiting:
+            each = waiting.pop()
+            if each in seen or each in self._small:
+                continue
+            seen.add(each)
+            if each in self._large or _holds_large(each):
+                self._large.add(value)
+                return True
+            node = each.producer()
+            if node is not None and node.op_type in _MASKING:
+                waiting += [given for given in node.inputs if given is not None]
+        self._small |= seen
+        return False
 
-def _is_large(value: ir.Value) -> bool:
-    """Whether a value is computed from a large constant by operators that make masks."""
-    waiting, seen = [value], set[ir.Value]()
-    while waiting:
-        value = waiting.pop()
-        if value in seen:
-            continue
-        seen.add(value)
-        node = value.producer()
-        if node is None:
-            if _has_large(stored_constant(value)):
-                return True
-        elif node.op_type in _MASKING:
-            filled = node.attributes.get("value") if node.op_type == "ConstantOfShape" else None
-            if filled is not None and _has_large(filled.as_tensor()):
-                return True
-            waiting += [each for each in node.inputs if each is not None]
-    return False
+
+def _holds_large(value: ir.Value) -> bool:
+    node = value.producer()
+    if node is None:
+        return _has_large(stored_constant(value))
+    filled = node.attributes.get("value") if node.op_type == "ConstantOfShape" else None
+    return filled is not None and _has_large(filled.as_tensor())
 
 
 def _has_large(tensor: ir.TensorProtocol | None) -> bool:

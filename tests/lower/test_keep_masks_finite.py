@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 
 from edgekit.engine.backend import BuildOptions
 from edgekit.graph.evaluator import Evaluator
+from edgekit.lower import keep_masks_finite
 from edgekit.lower.keep_masks_finite import KeepMasksFinite
 from edgekit.lower.rewriting import lower
 from edgekit.specs import Precision
@@ -75,3 +76,27 @@ def test_small_masks_and_scores_of_floats_stay_as_they_are() -> None:
     floats = model(MASKS["Where"].replace("(d, k)", "(m, k)"))
     for graph in (small, floats):
         assert not lower(graph, [KeepMasksFinite("Add")])
+
+
+@pytest.mark.parametrize("first", ["some", "low"])
+def test_each_value_is_visited_once(first: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    count, visited = 200, 0
+    holds = keep_masks_finite._holds_large
+
+    def counted(value: ir.Value) -> bool:
+        nonlocal visited
+        visited += 1
+        return holds(value)
+
+    monkeypatch.setattr(keep_masks_finite, "_holds_large", counted)
+    sums = " ".join(f"t{index + 1} = Add (d, t{index})" for index in range(count))
+    graph = ir.from_proto(
+        model_of_text(
+            f"q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  t0 = Expand ({first}, shape)  {sums}",
+            "float[4] x",
+            f"float[4] t{count}",
+            {**CONSTANTS, "shape": np.array([4], np.int64)},
+        )
+    )
+    lower(graph, [KeepMasksFinite("Add")])
+    assert visited < 8 * count
