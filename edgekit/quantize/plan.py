@@ -32,7 +32,7 @@ __all__ = [
 
 NOISY_INPUT = "8 bits of its input lose much of its output, and it is a small part of the work"
 REFUSED = "the target computes it in float, with or without Q/DQ pairs"
-NOISY_ATTENTION = "8 bits for the factors of its attention leave too few bits of the result"
+NOISY_ATTENTION = "8 bits for its factors, as of attention, leave too few bits of the result"
 STAYS_IN_FLOAT = "edgekit.stays_in_float"
 """Metadata of a node that a pass of quantization made: the reason why it stays in float."""
 

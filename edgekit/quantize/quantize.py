@@ -18,6 +18,7 @@ from edgekit.quantize.bodies import NEVER_RAN, feeds_of_bodies, policy_of_body, 
 from edgekit.quantize.calibrate.collect import CalibrationTable
 from edgekit.quantize.head_layers import HEAD
 from edgekit.quantize.noisy_layers import noisy_convolutions
+from edgekit.quantize.noisy_products import noisy_products
 from edgekit.quantize.passes.clip_silu import clipped_silu_ranges
 from edgekit.quantize.passes.concat_scales import share_concat_ranges, without_pairs_behind
 from edgekit.quantize.passes.correct_bias import input_means
@@ -223,9 +224,15 @@ def _quantize_main(
     if scheme.shift_inputs and policy.shift_inputs:
         ranges, offsets = shift_inputs(graph, plan, ranges, input_limits(plan, ranges, scheme), feeds, threads=threads)
         plan = require_quantizable(graph, scheme, policy, ranges)
+    before = policy
     if policy.noisy_inputs is None:
-        noisy = noisy_convolutions(graph, plan, input_limits(plan, ranges, scheme), feeds, scheme, threads=threads)
-        plan = require_quantizable(graph, scheme, replace(policy, noisy_inputs=noisy), ranges) if noisy else plan
+        limits = input_limits(plan, ranges, scheme)
+        noisy = noisy_convolutions(graph, plan, limits, feeds, scheme, threads=threads)
+        policy = replace(policy, noisy_inputs=noisy or None)
+    noisy = noisy_products(graph, plan, ranges, feeds, scheme, threads=threads)
+    policy = replace(policy, noisy_attention=policy.noisy_attention | noisy)
+    if policy != before:
+        plan = require_quantizable(graph, scheme, policy, ranges)
     # If the activation function is computed before quantization, large negative values are already small, and
     # scaling channels makes them large again: YOLOv3-tiny on OpenVINO agreed 0.91 instead of 0.99.
     if table.channels and scheme.quantize_outputs:

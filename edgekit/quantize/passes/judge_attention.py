@@ -21,7 +21,7 @@ from edgekit.quantize.qdq import parameters_from_range
 from edgekit.quantize.selections import range_source
 from edgekit.specs import QuantScheme
 
-__all__ = ["LEAST_DB", "JudgedAttentions", "judged_attentions"]
+__all__ = ["LEAST_DB", "JudgedAttentions", "inserted_pair", "judged_attentions"]
 
 Range = tuple[float, float]
 
@@ -119,7 +119,7 @@ def _with_rounded_factors(graph: ir.Model, found: IntegerAttention, ranges: Mapp
     # invalid node of it in opset 21.
     factors = (*found.attention.scores.inputs, mean.inputs[1])
     new = {
-        value: _rounded(graph, value, ranges[str(part_source(source).name)], "int8", mean)
+        value: inserted_pair(graph, value, ranges[str(part_source(source).name)], "int8", mean)
         for value, source in zip(factors, found.signed, strict=True)
         if value is not None
     }
@@ -128,7 +128,7 @@ def _with_rounded_factors(graph: ir.Model, found: IntegerAttention, ranges: Mapp
     lo, hi = ranges[str(range_source(found.weights).name)]
     weights, rounded = new[found.weights], []
     for part in PARTS:
-        new[found.weights] = _rounded(graph, weights, (lo, hi * part), "uint8", mean)
+        new[found.weights] = inserted_pair(graph, weights, (lo, hi * part), "uint8", mean)
         result = _copied(graph, mean, new, f"rounded_{part}", mean)[mean.outputs[0]]
         rounded.append(str(result.name))
     return _Branch(found, str(mean.outputs[0].name), tuple(rounded))
@@ -148,7 +148,7 @@ def _copied(
     return dict(zip(node.outputs, copy.outputs, strict=True))
 
 
-def _rounded(graph: ir.Model, value: ir.Value, limits: Range, dtype: str, place: ir.Node) -> ir.Value:
+def inserted_pair(graph: ir.Model, value: ir.Value, limits: Range, dtype: str, place: ir.Node) -> ir.Value:
     """Inserts a Q/DQ pair of ``value`` before ``place``, and returns its result."""
     how = parameters_from_range(*limits, dtype)
     scale = new_initializer(graph, f"{value.name}.scale_for_{place.name}", np.array(how.scale))

@@ -85,7 +85,7 @@ def test_a_noisy_attention_stays_in_float_with_the_reason(graph_of, calibrated, 
     arrays = feed(20.0)
     plan = quantized_from_graph(graph, calibrated(graph, [arrays]), SCHEME, feeds=[arrays]).plan
     assert plan.skipped.keys() == {"scores", "m"} and set(plan.skipped.values()) == {
-        "8 bits for the factors of its attention leave too few bits of the result"
+        "8 bits for its factors, as of attention, leave too few bits of the result"
     }
 
 
