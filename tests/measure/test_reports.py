@@ -40,7 +40,7 @@ def test_a_gain_is_that_of_runs_by_turns_if_there_are_such(make_report: MakeRepo
     report = build_report_from_measurements(reports, {}, None, speed)
     assert report.speedup == pytest.approx(2)
     page = html_from_build(report)
-    assert "2.00 × faster" in page and "the factor is that of runs by turns" in page
+    assert "2.00 × as fast as" in page and "the factor is that of runs by turns" in page
 
 
 def test_a_build_of_one_engine_compares_nothing(make_report: MakeReport) -> None:

@@ -108,7 +108,7 @@ def test_the_command_in_a_hint_is_one_of_a_shell(session: Session) -> None:
     spec = session.inputs[0]
     with pytest.raises(RunError) as e:
         session.run({spec.name: np.zeros((3, *map(int, spec.shape[1:])), np.float32)})
-    assert "in a shell: edgekit build" in e.value.hint
+    assert "in a shell, was edgekit build" in e.value.hint
 
 
 @pytest.mark.parametrize("frames", [[IMAGE], "photo.jpg"])
