@@ -124,7 +124,7 @@ def _repeat(
     starts_ns: list[int] = []
     max_runs = min(runs or MAX_RUNS, MAX_RUNS)
     deadline = time.perf_counter() + (duration_s or SECONDS)
-    with progress.stage("Time layers", total=max_runs, unit="runs") as advance:
+    with progress.stage("timing layers", total=max_runs, unit="runs") as advance:
         while len(rows) < max_runs and (len(rows) < MIN_RUNS or time.perf_counter() < deadline):
             starts_ns.append(time.perf_counter_ns())
             rows.append(once())

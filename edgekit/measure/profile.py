@@ -227,7 +227,7 @@ def _rows(
     """Measures until there are enough runs; returns a tuple of durations (ms) per run, and when each run ended."""
     rows: list[tuple[float, ...]] = []
     ends: list[float] = []
-    with progress.stage("Measure", total=length.max, unit="runs") as advance:
+    with progress.stage("measuring", total=length.max, unit="runs") as advance:
         while not length.ends(rows):
             rows.append(once())
             ends.append(time.perf_counter())

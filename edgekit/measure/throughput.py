@@ -113,7 +113,7 @@ def measure_throughput(
     cores = cpu().compute_threads
     counts = [1, streams] if streams else list(GPU_STREAMS) if on_gpu else _up_to(2 * cores)
     points = []
-    with (progress or Warnings()).stage("Streams", total=len(set(counts)), unit="points") as advance:
+    with (progress or Warnings()).stage("measuring several streams", total=len(set(counts)), unit="points") as advance:
         for count in sorted(set(counts)):
             each = 0 if on_gpu else threads or max(1, cores // count)
             points.append(_point(Path(path), feeds, count, each, seconds))

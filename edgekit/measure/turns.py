@@ -64,7 +64,8 @@ def measure_by_turns(
         for index, arrays in enumerate(feeds):
             files.append(folder / f"{index}.npz")
             np.savez(files[-1], allow_pickle=False, **arrays)
-        with (progress or Warnings()).stage("Measure", total=rounds * len(contenders), unit="turns") as advance:
+        shown = progress or Warnings()
+        with shown.stage("measuring by turns", total=rounds * len(contenders), unit="turns") as advance:
             for _ in range(rounds):
                 # In random order: an engine runs slower after one that heats the CPU.
                 for index in order.sample(range(len(contenders)), len(contenders)):

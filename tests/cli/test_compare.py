@@ -66,7 +66,7 @@ def test_engines_are_measured_in_turns(make_bundle: Callable[..., Path], capsys:
     assert main(["compare", *words]) == 0
     captured = capsys.readouterr()
     assert "over 1 round in random order, each turn in a new process" in " ".join(captured.out.split())
-    assert "Measure ..." in captured.err
+    assert "measuring by turns ..." in captured.err
 
 
 def test_the_page_has_the_sentence_and_every_engine(reports: list[str], tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def test_ctrl_c_ends_a_command_that_runs(arrays_engine: Path) -> None:
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as running:
         assert running.stderr is not None
         # The first line says that measuring has begun.
-        assert "Measure" in running.stderr.readline()
+        assert "measuring" in running.stderr.readline()
         running.send_signal(signal.SIGINT)
         rest = running.stderr.read()
     assert running.returncode == 130

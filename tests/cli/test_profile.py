@@ -32,8 +32,8 @@ def test_json_and_html_are_written_and_the_table_is_printed(
 def test_progress_is_on_standard_error_alone(arrays_engine: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["profile", str(arrays_engine), "--runs", "20"]) == 0
     captured = capsys.readouterr()
-    assert "Measure ..." in captured.err
-    assert "Measure ..." not in captured.out
+    assert "measuring ..." in captured.err
+    assert "measuring ..." not in captured.out
 
 
 def test_error_on_a_report_that_cannot_be_written(

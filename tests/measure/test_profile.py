@@ -142,7 +142,7 @@ def test_a_generated_image_is_the_same_for_the_same_seed_and_not_flat() -> None:
 def test_progress_advances_by_one_per_run(arrays_engine: Path) -> None:
     watching = Watching()
     profile_bundle(arrays_engine, runs=7, progress=watching)
-    assert watching.stages == [("Measure", 7)]
+    assert watching.stages == [("measuring", 7)]
     assert watching.advanced == 7
 
 
