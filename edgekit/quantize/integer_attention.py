@@ -10,6 +10,7 @@ import onnx_ir as ir
 from edgekit.graph.attention import Attention, find_attention
 from edgekit.graph.operators import MOVES
 from edgekit.graph.shape_values import sizes_of
+from edgekit.quantize.float_products import is_activation
 from edgekit.specs import QuantScheme
 
 __all__ = ["IntegerAttention", "attention_parts", "integer_attentions", "part_source"]
@@ -56,7 +57,7 @@ def integer_attentions(graph: ir.Model, scheme: QuantScheme, kept: Mapping[ir.No
         for found in find_attention(graph)
         if not found.pairs and not {found.scores, found.mean} & kept.keys() and _is_large(found, scheme)
     ]
-    return [each for each in candidates if all(map(_is_activation, (*each.signed, each.weights)))]
+    return [each for each in candidates if all(map(is_activation, (*each.signed, each.weights)))]
 
 
 def attention_parts(graph: ir.Model) -> list[ir.Value]:
@@ -96,7 +97,3 @@ def _is_large(found: Attention, scheme: QuantScheme) -> bool:
     sizes = sizes_of(found.scores.outputs[0]) or ()
     least = (scheme.attention_queries, scheme.attention_keys)
     return all(not isinstance(size, int) or size >= limit for size, limit in zip(sizes[-2:], least, strict=False))
-
-
-def _is_activation(value: ir.Value) -> bool:
-    return value.const_value is None and value.dtype == ir.DataType.FLOAT

@@ -22,9 +22,10 @@ from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.stats import macs_of
 from edgekit.quantize.passes.correct_bias import Limits
 from edgekit.quantize.plan import Plan
+from edgekit.quantize.spread_feeds import spread_feeds
 from edgekit.specs import QuantScheme
 
-__all__ = ["noisy_convolutions"]
+__all__ = ["decibels", "noisy_convolutions"]
 
 LEAST_DB = 30.0
 """A convolution keeps less of its output if it is to stay in float. The median of a YOLOv8n's and of a YOLOX's is
@@ -123,18 +124,19 @@ def _losses(
     measured = {node: _measure(copy, twins[str(node.name)], limits[node]) for node in candidates}
     also = [name for each in measured.values() for name in each]
     evaluator = Evaluator(copy, also=also, threads=threads, optimized=True)
-    count = min(INPUTS, len(feeds))
-    results = [evaluator.run(dict(feeds[len(feeds) * index // count])) for index in range(count)]
+    results = [evaluator.run(dict(feed)) for feed in spread_feeds(feeds, INPUTS)]
     return [(_signal_to_noise_db(results, each), node) for node, each in measured.items()]
 
 
 def _signal_to_noise_db(results: Sequence[Mapping[str, np.ndarray]], names: _Measured) -> float:
-    """Returns the ratio; infinite for a constant output, and for NaN or infinities, which tell nothing."""
-
     def total(name: str, power: int = 1) -> float:
         return sum(float((each[name].astype(np.float64) ** power).sum()) for each in results)
 
-    noise, signal = total(names.noise), total(names.square) - total(names.mean, 2)
+    return decibels(total(names.square) - total(names.mean, 2), total(names.noise))
+
+
+def decibels(signal: float, noise: float) -> float:
+    """Returns the ratio of sums of squares; infinite for no signal, and for NaN or infinities, which tell nothing."""
     told = math.isfinite(signal) and math.isfinite(noise) and signal > 0 and noise > 0
     return 10 * math.log10(signal / noise) if told else math.inf
 

@@ -117,8 +117,8 @@ def collect_statistics(
     missing = functools.cache(functools.partial(with_missing_values, graph))
     with (progress or Warnings()).stage("calibrating", total=total, unit="inputs") as advance:
         for input_id, arrays in feeds:
-            given = _Input(input_id, arrays.keys(), threads)
-            observed.run(arrays, functools.partial(_update, collected, given, missing))
+            given = _Input(input_id, arrays.keys())
+            observed.run(arrays, functools.partial(_update, collected, given, missing, threads))
             collected.inputs += 1
             advance(1)
     if not collected.inputs:
@@ -209,24 +209,23 @@ class _Input(NamedTuple):
     Attributes:
         id: its name in messages.
         names: the names of the model's inputs.
-        threads: on how many its tensors are counted; 0: one for each core.
     """
 
     id: str
     names: Set[str]
-    threads: int
 
 
 def _update(
     collected: Collected,
     given: _Input,
     missing: Callable[[], Set[str]],
+    threads: int,
     names: Sequence[str],
     results: Mapping[str, np.ndarray],
 ) -> None:
     statistics = [collected.statistics[name] for name in names]
     tensors = [results[name] for name in names]
-    updated = each_tensor(lambda tensor, index: statistics[index].update(tensor), tensors, threads=given.threads)
+    updated = each_tensor(lambda tensor, index: statistics[index].update(tensor), tensors, threads=threads)
     for index in [index for index, added in enumerate(updated) if not added]:
         name = names[index]
         if name not in missing() or not statistics[index].update(tensors[index], missing=True):

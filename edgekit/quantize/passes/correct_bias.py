@@ -18,6 +18,7 @@ import onnx_ir as ir
 
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.operators import BIASED_PRODUCTS
+from edgekit.quantize.spread_feeds import spread_feeds
 from edgekit.quantize.tensor_threads import each_tensor
 
 __all__ = ["InputMeans", "Limits", "input_means", "output_shift"]
@@ -61,9 +62,7 @@ def input_means(
     Returns:
         The means, without products whose inputs have infinite values.
     """
-    # The first images of a folder may be alike.
-    count = min(INPUTS, len(feeds))
-    chosen = [feeds[len(feeds) * index // count] for index in range(count)]
+    chosen = spread_feeds(feeds, INPUTS)
     products = {node: rounding for node, rounding in limits.items() if _is_correctable(node)}
     if not chosen or not products:
         return {}

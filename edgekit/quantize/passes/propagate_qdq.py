@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
+from edgekit.quantize.float_products import is_activation
 from edgekit.quantize.plan import Plan
 from edgekit.quantize.selections import copies
 from edgekit.specs import QuantScheme
@@ -57,7 +58,7 @@ class _Propagation:
             before = node.inputs[:1]
         else:
             return
-        if before and all(_is_activation(value) for value in before):
+        if before and all(is_activation(value) for value in before):
             self.paired.update(value for value in before if value is not None)
             self.quantized.add(node)
 
@@ -92,7 +93,3 @@ class _Propagation:
         while node is not None and node.op_type in self._fused and node.inputs[0] is not None:
             node = node.inputs[0].producer()
         return node in self.quantized and node is not None and node.op_type in CONVOLUTIONS
-
-
-def _is_activation(value: ir.Value | None) -> bool:
-    return value is not None and value.const_value is None and value.dtype == ir.DataType.FLOAT

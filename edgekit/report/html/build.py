@@ -120,8 +120,8 @@ def _sentence(report: BuildReport) -> str:
     if report.speedup is None:
         return f"{names[-1]} takes {p50} (median)."
     before = f"{milliseconds(engines[0].latency_ms.p50)} ms"
-    faster = f"is {report.speedup:.2f} × as fast as" if report.speedup >= 1 else ""
-    factor = faster or f"takes {1 / report.speedup:.2f} × the time of"
+    faster = report.speedup >= 1
+    factor = f"is {report.speedup:.2f} × as fast as" if faster else f"takes {1 / report.speedup:.2f} × the time of"
     apart = "" if report.speed is None else " of each alone; the factor is that of runs by turns"
     text = f"{names[-1]} {factor} {names[0]} ({p50} against {before}, medians{apart})"
     if report.size_ratio is not None:
