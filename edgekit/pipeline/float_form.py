@@ -11,7 +11,6 @@ import onnx_ir as ir
 from edgekit.engine.backend import backend
 from edgekit.graph.file import is_quantized
 from edgekit.graph.load.upgrade_opset import upgrade_opset
-from edgekit.graph.operators import PRODUCTS
 from edgekit.graph.passes import FoldConstants, InferShapes, NameNodes
 from edgekit.graph.passes.decompose_contrib import DecomposeContrib
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
@@ -20,6 +19,7 @@ from edgekit.graph.passes.remove_dynamic_quantization import RemoveDynamicQuanti
 from edgekit.graph.passes.remove_static_quantization import RemoveStaticQuantization
 from edgekit.lower.qlinear_as_qdq import QLinearAsQdq
 from edgekit.lower.require_signed_integers import other_integers
+from edgekit.lower.round_in_floats import other_product
 from edgekit.lower.tensorrt_operators import use_tensorrt_operators
 from edgekit.specs import Precision
 
@@ -84,26 +84,11 @@ def _integers_without_kernels(graph: ir.Model, *, on_gpu: bool, precision: Preci
     if not is_quantized(graph) or not (on_gpu or precision is Precision.INT8):
         return None
     if not on_gpu:
-        return _product_of_other_integers(graph)
+        return other_product(graph)
     lowered = graph.clone(deep_copy=False)
     use_tensorrt_operators(lowered)
     other = other_integers(lowered)
     return None if other is None else f"{other.found} at node '{other.node.name or other.node.outputs[0].name}'"
-
-
-def _product_of_other_integers(graph: ir.Model) -> str | None:
-    """Names a product whose factors are both integers, of which one has no kernels on processors: not of 8 bits."""
-    for node in graph.graph.all_nodes():
-        sources = [value.producer() if value is not None else None for value in node.inputs[:2]]
-        if node.op_type not in PRODUCTS or not all(
-            source and source.op_type == "DequantizeLinear" for source in sources
-        ):
-            continue
-        types = [value.dtype for source in sources if source is not None and (value := source.inputs[0]) is not None]
-        other = next((each for each in types if each is not None and each.is_integer() and each.bitwidth != 8), None)
-        if other is not None:
-            return f"{other.name.lower()} at node '{node.name or node.outputs[0].name}'"
-    return None
 
 
 def _without_dynamic(graph: ir.Model) -> ir.Model:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import BuildOptions
 from edgekit.engine.onnxruntime.scheme import LIMITS
+from edgekit.specs import Precision
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -49,12 +50,14 @@ def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[s
     from edgekit.lower.keep_layout import KeepLayout
     from edgekit.lower.norm_on_last_axis import NormOnLastAxis
     from edgekit.lower.rewriting import lower
+    from edgekit.lower.round_in_floats import FEW_BITS, round_in_floats
     from edgekit.lower.signed_weights import SignedWeights
     from edgekit.lower.softmax_on_last_axis import SoftmaxOnLastAxis
 
     attention = FuseAttention()
     # Measured on x86 only.
     wanted = options.attention == "auto" and cpu().arch == "x86_64"
+    in_floats = options.precision is Precision.FP32 and round_in_floats(source, FEW_BITS)
     modified = lower(
         source,
         [
@@ -74,7 +77,7 @@ def lower_before(source: ir.Model, options: BuildOptions) -> tuple[bool, tuple[s
         ],
         bodies=True,
     )
-    return modified, attention.notes()
+    return modified or in_floats, attention.notes()
 
 
 def lower_after(built: ir.Model, opt_counts: Mapping[str, int]) -> bool:

@@ -98,6 +98,7 @@ class OpenVino:
         ov = _library()
         source = read_graph(graph)  # says so where onnx_ir is missing, which the next import needs
         from edgekit.lower.openvino_as_onnx import compute_as_onnx
+        from edgekit.lower.round_in_floats import ROUNDED, round_in_floats
         from edgekit.lower.weights_without_zero_point import has_weights_with_zero_points
 
         engine = folder / ENGINE
@@ -105,10 +106,11 @@ class OpenVino:
         weights_only = options.precision is Precision.INT8 and not _has_quantizer(source)
         quantized = quantized_layers(source, joining=True, weights_only=weights_only)
         attentions, products = _attention_products(source), _products(source)
+        in_floats = options.precision is Precision.FP32 and round_in_floats(source, ROUNDED)
         corrected = compute_as_onnx(source)
         narrowed = narrow_for_processor(source, options)
         lowered, turned = lower_for_processor(source, options)
-        changed = named or corrected or lowered or narrowed > 0
+        changed = named or in_floats or corrected or lowered or narrowed > 0
         own = weights_only or (options.precision is Precision.INT8 and has_weights_with_zero_points(source))
         group = OWN_GROUP_SIZE if own else 0
         with saved_beside(source, folder, large=bool(weight_files(source))) if changed else nullcontext(graph) as path:

@@ -24,11 +24,12 @@ class RemoveStaticQuantization(ir.passes.InPlacePass):
 
     Args:
         types: element types of the quantized values that are replaced; None: all, or nothing if one cannot be.
+        rounding: activations are rounded as in the file, by arithmetic on floats.
 
-    The float layers can be calibrated and quantized again, for a target that does not have the file's integers. Only
-    the rounding of the activations is lost. A quantizer of activations cuts off what is beyond its range too, and
-    ONNX Runtime's static quantizer removes a Relu or Clip before one with the same range: where the range begins or
-    ends at 0, or is symmetric, a ``Clip`` with this range takes the place of the quantizer.
+    The float layers can be calibrated and quantized again, for a target that does not have the file's integers. Without
+    ``rounding``, only the rounding of the activations is lost. A quantizer of activations cuts off what is beyond its
+    range too, and ONNX Runtime's static quantizer removes a Relu or Clip before one with the same range: where the
+    range begins or ends at 0, or is symmetric, a ``Clip`` with this range takes the place of the quantizer.
 
     Preconditions: values have their types and ranks; the opset is 13 or newer; operators of ONNX Runtime for integers
         are Q/DQ pairs. Constants are folded.
@@ -36,9 +37,9 @@ class RemoveStaticQuantization(ir.passes.InPlacePass):
         are converted. Layers and their outputs keep their names. If one node cannot be replaced, nothing changes.
     """
 
-    def __init__(self, types: frozenset[ir.DataType] | None = None) -> None:
+    def __init__(self, types: frozenset[ir.DataType] | None = None, *, rounding: bool = False) -> None:
         super().__init__()
-        self._types = types
+        self._types, self._rounding = types, rounding
 
     def call(self, model: ir.Model) -> ir.passes.PassResult:
         pairs = [node for node in model.graph.all_nodes() if self._is_wanted(node)]
@@ -47,13 +48,15 @@ class RemoveStaticQuantization(ir.passes.InPlacePass):
             found = quantized_values(model, self._types)
         if not found or not all(_may_cross_the_border(*each) for each in found.items()):
             return ir.passes.PassResult(model, modified=False)
+        if self._rounding and not all(map(_may_be_rounded, found.items())):
+            return ir.passes.PassResult(model, modified=False)
         outputs = {value: value.type for value in found if value.is_graph_output()}
         for value, quantization in found.items():
             _use_floats(model.graph, value, quantization)
         for value, kind in outputs.items():
             _quantize_output(model.graph, value, kind, found[value])
         for node in pairs:
-            _replace(node, found)
+            _replace(node, found, rounding=self._rounding)
         RemoveDead()(model)
         return ir.passes.PassResult(model, modified=True)
 
@@ -66,6 +69,12 @@ class RemoveStaticQuantization(ir.passes.InPlacePass):
 def _may_cross_the_border(value: ir.Value, quantization: Quantization) -> bool:
     """Whether a value is inside of the graph, or an input or output that arithmetic converts."""
     return quantization.is_plain or not (value.is_graph_input() or value.is_graph_output())
+
+
+def _may_be_rounded(item: tuple[ir.Value, Quantization]) -> bool:
+    """Whether a value is constant, or arithmetic can round it: its scales are not those of blocks."""
+    value, quantization = item
+    return value.const_value is not None or (not quantization.block and quantization.dtype.is_integer())
 
 
 def _use_floats(graph: ir.Graph, value: ir.Value, quantization: Quantization) -> None:
@@ -146,20 +155,49 @@ def _quantize_output(
     graph.outputs[graph.outputs.index(value)] = result
 
 
-def _replace(node: ir.Node, found: Mapping[ir.Value, Quantization]) -> None:
-    """Replaces a quantizer by nothing or a Clip, and a dequantizer, which reads floats now, by nothing."""
+def _replace(node: ir.Node, found: Mapping[ir.Value, Quantization], *, rounding: bool) -> None:
+    """Replaces a quantizer by arithmetic, a Clip or nothing, and a dequantizer, which reads floats now, by nothing."""
     graph, output = node.graph, node.outputs[0]
     assert isinstance(graph, ir.Graph)
-    bounds = _bounds(node, found[output]) if node.op_type == "QuantizeLinear" else None
-    if bounds is None:
-        made = ir.node("Identity", [node.inputs[0]], name=node.name)
+    if node.op_type != "QuantizeLinear":
+        made = [ir.node("Identity", [node.inputs[0]], name=node.name)]
+    elif rounding:
+        made = _rounded(graph, node, found[output])
     else:
-        ends = [
-            new_constant(graph, f"{output.name}.{end}", each) for end, each in zip(("low", "high"), bounds, strict=True)
-        ]
-        made = ir.node("Clip", [node.inputs[0], *ends], name=node.name)
-    made.outputs[0].type, made.outputs[0].shape = output.type, output.shape
-    ir.convenience.replace_nodes_and_values(graph, node, [node], [made], [output], made.outputs)
+        made = [_limited(graph, node, _bounds(node, found[output]))]
+    made[-1].outputs[0].type, made[-1].outputs[0].shape = output.type, output.shape
+    ir.convenience.replace_nodes_and_values(graph, node, [node], made, [output], made[-1].outputs)
+
+
+def _limited(graph: ir.Graph, quantizer: ir.Node, bounds: tuple[np.ndarray, np.ndarray] | None) -> ir.Node:
+    """Returns a Clip with bounds, or a node that changes nothing if there are none."""
+    if bounds is None:
+        return ir.node("Identity", [quantizer.inputs[0]], name=quantizer.name)
+    name = quantizer.outputs[0].name
+    ends = [new_constant(graph, f"{name}.{end}", each) for end, each in zip(("low", "high"), bounds, strict=True)]
+    return ir.node("Clip", [quantizer.inputs[0], *ends], name=quantizer.name)
+
+
+def _rounded(graph: ir.Graph, quantizer: ir.Node, quantization: Quantization) -> list[ir.Node]:
+    """Returns ``clip(round(x / scale), low - zero, high - zero) * scale``, step by step."""
+    value, output = quantizer.inputs[0], quantizer.outputs[0]
+    assert value is not None
+    rank = len(output.shape) if output.shape is not None and quantization.scale.size > 1 else 0
+    scale, zero = quantization.along_axis(rank)
+    low, high = (end - zero for end in quantization.limits)
+    dtype = quantization.scale.dtype
+    constants = {
+        part: new_constant(graph, f"{output.name}.{part}", each.astype(dtype))
+        for part, each in (("scale", scale), ("low", low), ("high", high))
+    }
+    nodes: list[ir.Node] = []
+    for operator, part in (("Div", "scale"), ("Round", ""), ("Max", "low"), ("Min", "high"), ("Mul", "scale")):
+        nodes.append(ir.node(operator, [value, *([constants[part]] if part else [])]))
+        value = nodes[-1].outputs[0]
+        nodes[-1].name = value.name = f"{output.name}.{operator.lower()}"
+        value.type, value.shape = output.type, output.shape
+    nodes[-1].name = quantizer.name
+    return nodes
 
 
 def _bounds(quantizer: ir.Node, quantization: Quantization) -> tuple[np.ndarray, np.ndarray] | None:

@@ -122,6 +122,47 @@ def test_blocks_of_a_weight_have_their_own_scales() -> None:
     np.testing.assert_allclose(run(model, X), right, rtol=1e-5, atol=1e-5)
 
 
+def in_arithmetic(model: ir.Model) -> ir.Model:
+    assert RemoveStaticQuantization(rounding=True)(model).modified
+    InferShapes()(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert not {"QuantizeLinear", "DequantizeLinear"} & set(operators(model))
+    return model
+
+
+@pytest.mark.parametrize("zero", [0, 40, 255])
+def test_arithmetic_rounds_as_the_pairs_do(zero: int) -> None:
+    text = PRODUCT.replace("FIRST", "77").replace("SECOND", str(zero))
+    x = np.concatenate([X[:3], X[3:] * 9])
+    right = run(model_of(text, **WEIGHTS), x)
+    got = run(in_arithmetic(model_of(text, **WEIGHTS)), x)
+    np.testing.assert_allclose(got, right, rtol=1e-6, atol=1e-6)
+    assert np.unique(np.rint(right / 0.05)).size > 5
+
+
+def test_arithmetic_rounds_each_channel_with_its_own_scale() -> None:
+    text = """g (float[5, 8] x) => (float[5, 8] y)
+    { q = QuantizeLinear <axis = 0> (x, s, z)  y = DequantizeLinear <axis = 0> (q, s, z) }"""
+    scale = {"s": np.array([0.01, 0.02, 0.05, 0.1, 0.3], np.float32), "z": np.array([0, 9, -3, 5, -128], np.int8)}
+    got = run(in_arithmetic(model_of(text, **scale)), X)
+    np.testing.assert_allclose(got, run(model_of(text, **scale), X), rtol=1e-6, atol=1e-6)
+
+
+def test_arithmetic_keeps_outputs_of_integers() -> None:
+    text = """g (float[5, 8] x) => (int8[8, 5] y) <float s = {0.05}, int8 z = {-20}>
+    { q = QuantizeLinear (x, s, z)  y = Transpose (q) }"""
+    np.testing.assert_array_equal(run(in_arithmetic(model_of(text)), X), run(model_of(text), X))
+
+
+def test_activations_with_scales_of_blocks_are_not_rounded_by_arithmetic() -> None:
+    text = """g (float[5, 8] x) => (float[5, 8] y)
+    { q = QuantizeLinear <axis = 1, block_size = 4> (x, s, z)
+      y = DequantizeLinear <axis = 1, block_size = 4> (q, s, z) }"""
+    parameters = {"s": np.full((5, 2), 0.02, np.float32), "z": np.zeros((5, 2), np.int8)}
+    model = model_of(text, **parameters)
+    assert not RemoveStaticQuantization(rounding=True)(model).modified
+
+
 @pytest.mark.parametrize(
     "text",
     [
