@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -25,7 +25,9 @@ from edgekit.engine.bundle.manifest import (
 from edgekit.engine.layers import assert_precision, layer_counts
 from edgekit.engine.source_graph import graph_layers
 from edgekit.engine.tensorrt.network import float_original
+from edgekit.graph.element_types import precision_of
 from edgekit.graph.file import input_specs, output_specs, save_graph
+from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 from edgekit.graph.passes import InferShapes
 from edgekit.lower.attention_as_operator import AttentionAsOperator
 from edgekit.lower.attention_as_plugin import AttentionAsPlugin
@@ -37,9 +39,10 @@ from edgekit.measure.compare import BuiltEngine
 from edgekit.option import given_values
 from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.loaded_model import LoadedModel
-from edgekit.pipeline.precision import TypedGraph
+from edgekit.pipeline.precision import NAMED_PARTS, TypedGraph
 from edgekit.progress import Progress
 from edgekit.specs import Precision
+from edgekit.text import some_of
 
 __all__ = ["compile_engine", "compile_reference"]
 
@@ -139,6 +142,23 @@ def _typed_only(graph: ir.Model, target: TargetConfig) -> BuildResult:
     return BuildResult(engine="", files=(), layers=layer_counts(layers), backend_version="", notes=notes)
 
 
+def _float_parts(layers: Mapping[str, int], graph: ir.Model) -> str:
+    """Says how many layers of an engine of a quantized file compute in float; empty if none does.
+
+    Args:
+        layers: numbers of the layers by element type, read back from the engine: backends move dequantizers behind
+            operators such as MaxPool, or do not.
+        graph: the graph of the engine, which names these layers if it has as many of them.
+    """
+    count = sum(number for dtype, number in layers.items() if dtype not in ("int8", "int16"))
+    if not count:
+        return ""
+    products = [node for node in graph.graph if node.op_type in PRODUCTS | INTEGER_PRODUCTS]
+    floats = [node.name or "" for node in products if precision_of(node) != "int8"]
+    names = f": {some_of(floats, NAMED_PARTS)}" if len(floats) == count else ""
+    return f"{count} of {sum(layers.values())} convolutions and matrix products compute in float{names}"
+
+
 def _compiled_graph(
     folder: Path,
     graph: ir.Model,
@@ -156,6 +176,8 @@ def _compiled_graph(
         with progress.stage(f"building the {str(target.precision).upper()} engine for {target.target}"):
             result = engine_from_graph(folder / GRAPH, folder, target.target, options)
     for note in result.notes:
+        progress.note(note)
+    if model.quantized and target.precision is Precision.INT8 and (note := _float_parts(result.layers, graph)):
         progress.note(note)
     manifest = Manifest(
         format=FORMAT,

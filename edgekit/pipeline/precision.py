@@ -12,8 +12,7 @@ from edgekit.arguments import either
 from edgekit.config import TargetConfig
 from edgekit.device.cpu import cpu
 from edgekit.engine.backend import scheme_of
-from edgekit.graph.element_types import precision_of
-from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS, RECURRENT
+from edgekit.graph.operators import RECURRENT
 from edgekit.pipeline.calibrate import Calibration
 from edgekit.pipeline.half import safe_half_graph
 from edgekit.pipeline.loaded_model import LoadedModel
@@ -28,7 +27,7 @@ from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.specs import Precision
 from edgekit.text import some_of
 
-__all__ = ["TypedGraph", "typed_graph"]
+__all__ = ["NAMED_PARTS", "TypedGraph", "typed_graph"]
 
 NAMED_PARTS = 4
 """Number of layers that a note names."""
@@ -60,10 +59,7 @@ def typed_graph(model: LoadedModel, calibration: Calibration, target: TargetConf
     """
     table = calibration.table
     if model.quantized:
-        progress.note(
-            "the model is already quantized and is built unchanged: nothing was calibrated or kept in float"
-            + _float_parts(model.graph)
-        )
+        progress.note("the model is already quantized and is built unchanged: nothing was calibrated or kept in float")
         return TypedGraph(model.graph)
     if target.uncalibrated:
         return _uncalibrated_graph(model, calibration, target, progress)
@@ -87,16 +83,6 @@ def _uncalibrated_graph(
     for name in sorted(recurrent & found.skipped.keys()):
         progress.note(f"stays in float on {target.target}: {name}: {found.skipped[name]}")
     return TypedGraph(found.graph, len(found.skipped))
-
-
-def _float_parts(graph: ir.Model) -> str:
-    """Says which convolutions and matrix products of a quantized graph compute in float."""
-    products = [node for node in graph.graph if node.op_type in PRODUCTS | INTEGER_PRODUCTS]
-    floats = [node.name or "" for node in products if precision_of(node) != "int8"]
-    if not floats:
-        return ""
-    count = f"{len(floats)} of its {len(products)} convolutions and matrix products"
-    return f". {count} compute in float: {some_of(floats, NAMED_PARTS)}"
 
 
 def _int8_graph(

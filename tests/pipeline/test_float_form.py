@@ -232,3 +232,31 @@ def test_only_float8_is_read_as_floats(tmp_path: Path) -> None:
     assert model.quantized
     types = [node.outputs[0].dtype for node in model.graph.graph if node.op_type == "QuantizeLinear"]
     assert types == [ir.DataType.UINT8]
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_the_note_on_float_layers_is_about_the_engine(target: Literal["cpu", "openvino"], tmp_path: Path) -> None:
+    """Backends move a DequantizeLinear behind operators that pass integers on, or do not: the graph does not tell."""
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17]>
+        g (float[1, 16, 12, 12] x) => (float[1, 10] y)
+        <float s = {0.03}, uint8 z = {128}, float t = {0.05}, uint8 l = {120}, float k = {0.002}, int8 o = {0}> {
+          q = QuantizeLinear (x, s, z)  d = DequantizeLinear (q, s, z)  v = DequantizeLinear (w0, k, o)
+          [conv] c = Conv <pads = [1, 1, 1, 1]> (d, v)  p = QuantizeLinear (c, t, l)  e = DequantizeLinear (p, t, l)
+          m = MaxPool <kernel_shape = [4, 4], strides = [4, 4]> (e)  f = Flatten (m)  u = DequantizeLinear (w1, k, o)
+          [product] r = MatMul (f, u)
+          a = QuantizeLinear (r, t, l)  y = DequantizeLinear (a, t, l) }"""
+    )
+    for name, shape in (("w0", (32, 16, 3, 3)), ("w1", (288, 10))):
+        weights = RANDOM.integers(-127, 128, shape).astype(np.int8)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(weights, name))
+    onnx.save(proto, tmp_path / "file.onnx")
+    notes = KeptNotes(Silent())
+    out = edgekit.build(
+        tmp_path / "file.onnx", target=target, output=tmp_path / "out", calib=X, profile=False, progress=notes
+    )
+    layers = read_manifest(out).layers
+    floats = layers.get("float32", 0)
+    assert floats + layers["int8"] == 2
+    found = [note for note in notes.notes if "compute in float" in note]
+    assert found == ([f"{floats} of 2 convolutions and matrix products compute in float: product"] if floats else [])
