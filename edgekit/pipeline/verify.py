@@ -303,6 +303,7 @@ class Verifier:
 
     def _warn(self, typed: TypedGraph, precision: Precision) -> None:
         """Notes an output that is close to its limit, with the layers that most of the noise comes from."""
+        self._warn_of_integers(precision)
         worst = worst_noise(self.noise)
         limit_db = LIMITS[precision].warned_db
         if worst is None or worst.sqnr_db is None or worst.sqnr_db >= limit_db:
@@ -321,6 +322,25 @@ class Verifier:
             names = [each.node for each in layers]
             options = " ".join(f"--keep-float {shell_quoted(name)}" for name in names)
             text += f". Most of the noise comes from {', '.join(names)}: try {either(options, f'keep_float={names}')}"
+        self.progress.note(text)
+
+    def _warn_of_integers(self, precision: Precision) -> None:
+        """Notes the output of integers, such as classes or places, of which fewest are as in the original."""
+        forms = self.reference.forms
+        integers = [each for each in self.noise if each.sqnr_db is None and not forms[each.output].selected]
+        shares = [(each.agreement, each) for each in integers if each.agreement is not None]
+        share, worst = min(shares, key=lambda each: each[0], default=(1.0, None))
+        if worst is None or share >= LIMITS[precision].warned_agreement:
+            return
+        if not self.model.trained and self.model.origin.kind != "onnx":
+            return  # that the weights of a module or a recipe are random has a note of its own
+        name = str(precision).upper()
+        text = f"{name} keeps {100 * share:.0f} % of the integers of output {worst.where}: close scores exchange them"
+        if self.model.trained:
+            keep, calib = argument("keep_float", like="PATTERN"), argument("calib", like="DIR")
+            text += f". Calibrate on inputs of your own task ({calib}), or keep sensitive layers in float ({keep})"
+        else:
+            text += ". The weights look like random numbers, so this says nothing about a trained model"
         self.progress.note(text)
 
     def _layers(self, typed: ir.Model) -> list[LayerNoise]:

@@ -100,18 +100,20 @@ class Limits(NamedTuple):
         refused_db: below this ratio, the build fails.
         refused_agreement: below this agreement, it fails too.
         warned_db: below this ratio, the build warns.
+        warned_agreement: below this agreement of an output of integers, it warns too.
     """
 
     refused_db: float
     refused_agreement: float
     warned_db: float
+    warned_agreement: float = 0.0
 
 
 LIMITS = {
     Precision.FP32: Limits(60.0, 0.9, 60.0),
     Precision.FP16: Limits(26.0, 0.5, 26.0),
     Precision.BF16: Limits(20.0, 0.5, 20.0),
-    Precision.INT8: Limits(0.0, 0.0, 10.0),
+    Precision.INT8: Limits(0.0, 0.0, 10.0, 0.5),
 }
 
 

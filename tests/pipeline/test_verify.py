@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
@@ -210,6 +211,33 @@ def test_a_weak_engine_names_the_noisiest_layers(classifier: Path, monkeypatch: 
         place = edgekit.build(classifier, target="cpu", profile=False)
     notes = [note for note in read_manifest(place).notes if "--keep-float" in note]
     assert len(notes) == 1 and "usually visible" in notes[0] and "Most of the noise comes from" in notes[0]
+
+
+@pytest.mark.parametrize("spread", [0.002, 1.0])
+def test_an_engine_with_few_integers_of_the_original_is_noted(spread: float, tmp_path: Path) -> None:
+    value = helper.make_tensor_value_info
+    columns = RANDOM.standard_normal((64, 1)) + spread * RANDOM.standard_normal((64, 32))  # close scores, or not
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["scores"]), helper.make_node("ArgMax", ["scores"], ["best"], axis=1)],
+        "g",
+        [value("x", TensorProto.FLOAT, [16, 64])],
+        [value("best", TensorProto.INT64, [16, 1])],
+        [numpy_helper.from_array(columns.astype(np.float32), "w")],
+    )
+    path = tmp_path / "best.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    feeds = [RANDOM.standard_normal((16, 64)).astype(np.float32) for _ in range(4)]
+    place = edgekit.build(path, target="cpu", static=True, calib=feeds, profile=False)
+    right = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    with edgekit.load(place) as engine:
+        pairs = [(engine.run({"x": x})["best"], right.run(None, {"x": x})[0]) for x in feeds]
+    share = np.mean([got == wanted for got, wanted in pairs])
+    found = [note for note in read_manifest(place).notes if "of the integers of output 'best'" in note]
+    assert (share < 0.5) == (spread < 1)
+    if share < 0.5:
+        assert len(found) == 1 and found[0].startswith(f"INT8 keeps {100 * share:.0f} % ")
+    else:
+        assert not found
 
 
 def test_the_ratios_are_those_against_onnxruntime_on_the_file(classifier: Path) -> None:
