@@ -13,7 +13,7 @@ from edgekit.engine.bundle.manifest import Manifest
 from edgekit.extras import install_command
 from edgekit.measure.inspection import Inspection, LayerRow
 from edgekit.report.terminal import label_grid, notes_panel
-from edgekit.report.wording import BACKEND_NAMES, bytes_in_words, short_figure
+from edgekit.report.wording import BACKEND_NAMES, bytes_in_words, counts_in_words, short_figure
 from edgekit.specs import ShapeRange
 
 __all__ = ["SHORT_NAMES", "WIDE", "cut_end", "cut_start", "terminal_from_inspection"]
@@ -128,8 +128,7 @@ def _engine_rows(manifest: Manifest) -> list[tuple[str, str]]:
     if not manifest.engine:
         rows.append(("not built yet", f"edgekit compile BUNDLE --target {manifest.backend} builds the engine"))
     if manifest.layers:
-        built = ", ".join(f"{count} in {dtype}" for dtype, count in manifest.layers.items())
-        rows.append(("built", f"convolutions and matrix products: {built}"))
+        rows.append(("built", f"convolutions and matrix products: {counts_in_words(manifest.layers)}"))
     if manifest.compute_capabilities:
         rows.append(("GPUs", f"compute capability {', '.join(manifest.compute_capabilities)}"))
     rows += [(f"shapes of {name}", _range(shape)) for name, shape in manifest.shapes.items()]

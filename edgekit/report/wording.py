@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgekit.measure.units import milliseconds, milliseconds_change
@@ -21,6 +22,7 @@ __all__ = [
     "BACKEND_NAMES",
     "bound_in_words",
     "bytes_in_words",
+    "counts_in_words",
     "decibels",
     "disturbances_of",
     "engine_rows",
@@ -214,10 +216,18 @@ def unit_of(report: LatencyReport) -> str:
     return "images" if report.task in ("detect", "segment", "pose", "obb") else "inputs"
 
 
+_TYPES = {"int16": "int8 with 16-bit weights"}
+"""Types of layers whose inputs and weights have different ones; the others are what both have."""
+
+
 def products_in_words(layers: dict[str, int]) -> str:
     """Formats the number of convolutions and matrix products by element type."""
-    counts = ", ".join(f"{count} in {dtype}" for dtype, count in sorted(layers.items())) or "none"
-    return f"{counts} (convolutions and matrix products)"
+    return f"{counts_in_words(dict(sorted(layers.items()))) or 'none'} (convolutions and matrix products)"
+
+
+def counts_in_words(layers: Mapping[str, int]) -> str:
+    """Formats the number of layers by element type: ``72 in int8, 3 in int8 with 16-bit weights``."""
+    return ", ".join(f"{count} in {_TYPES.get(dtype, dtype)}" for dtype, count in layers.items())
 
 
 def engine_rows(report: LatencyReport) -> list[tuple[str, str]]:
