@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeAlias, overload
+from typing import Any, NoReturn, TypeAlias, overload
 
 import msgspec
 import numpy as np
@@ -100,6 +100,12 @@ class Session:
     def __repr__(self) -> str:
         state = "closed" if self._engine.is_closed else specs_text(self.inputs, self.manifest.shapes)
         return f"<Session {self.manifest.name} {self.manifest.precision} on {self.manifest.backend}: {state}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise UsageError(
+            f"the session of '{self.manifest.name}' cannot be copied or pickled: it holds a loaded engine",
+            hint="load the engine again, in each process that needs it: edgekit.load(path)",
+        )
 
     @property
     def notes(self) -> tuple[str, ...]:

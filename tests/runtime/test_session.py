@@ -1,3 +1,6 @@
+import copy
+import gc
+import pickle
 import threading
 import time
 
@@ -207,6 +210,17 @@ def test_session_of_a_bundle_runs_its_engine(bundle):
         outputs = session.run({"images": ones(1, 3, 4, 4)})
     assert {name: array.shape for name, array in outputs.items()} == {"same": (1, 3, 4, 4)}
     assert session.manifest.name == "yolov3-tiny"
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_a_session_is_not_copied_and_stays_open(bundle, copied):
+    with session_from_bundle(bundle) as session:
+        with pytest.raises(UsageError, match="cannot be copied or pickled"):
+            copied(session)
+        with pytest.raises(TypeError, match="cannot be copied or pickled"):
+            copied(session._folder)
+        gc.collect()
+        assert (session._folder.at / "manifest.json").is_file()
 
 
 def test_an_engine_of_half_inputs_and_outputs_detects_what_one_of_floats_does(make_bundle):

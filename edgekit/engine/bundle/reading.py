@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from edgekit.engine.bundle.staging import interrupted_replacement
 from edgekit.errors import EdgeKitError, EngineMismatch
@@ -47,6 +47,10 @@ class OpenFolder:
 
     def __del__(self) -> None:
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        # A copy would close this folder's descriptor when it is deleted, or one that was opened under its number since.
+        raise TypeError("an open folder cannot be copied or pickled: open it again")
 
     def close(self) -> None:
         """Closes the folder; a second call does nothing."""
