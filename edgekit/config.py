@@ -372,7 +372,7 @@ class OutputConfig:
         "Folder to write the engine to.",
         short="-o",
         metavar="DIR",
-        kind="path",
+        kind="place",
         convert=_convert_path,
         shown_default="engines/NAME-PRECISION-TARGET",
     )

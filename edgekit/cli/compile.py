@@ -9,6 +9,7 @@ import click
 
 from edgekit.cli.options.completion import complete_targets
 from edgekit.cli.options.declare import GroupedCommand, backend_options
+from edgekit.cli.options.paths import OutputPlace
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import echo, show_next
 from edgekit.text import json_bytes, shell_quoted
@@ -32,9 +33,7 @@ Examples:
     metavar="NAME",
     help="tensorrt or tensorrt-rtx.  [default: the bundle's target]",
 )
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), metavar="DIR", help="Folder to write to.  [default: BUNDLE]"
-)
+@click.option("-o", "--output", type=OutputPlace(), metavar="DIR", help="Folder to write to.  [default: BUNDLE]")
 @click.option("--force", is_flag=True, help="Replace an engine of another model.")
 @backend_options
 @json_options("the engine's manifest")

@@ -9,7 +9,7 @@ import click
 
 from edgekit.cli.options.declare import GroupedCommand, backend_options, options_from
 from edgekit.cli.options.parameters import model_or_cfg
-from edgekit.cli.options.paths import OutputFile
+from edgekit.cli.options.paths import OutputFile, OutputPlace
 from edgekit.cli.output import JsonOutput, json_options
 from edgekit.cli.terminal import console as terminal
 from edgekit.config import CalibrationConfig, ModelConfig, TargetConfig
@@ -40,7 +40,7 @@ PIPED_COLUMNS = 120
     metavar="TARGET|FILE.onnx",
     help="Compare with the FP32 engine of another target, or an engine with the ONNX file that it was built from.",
 )
-@click.option("--save", type=click.Path(path_type=Path), metavar="DIR", help="Save the smallest graph that fails.")
+@click.option("--save", type=OutputPlace(), metavar="DIR", help="Save the smallest graph that fails.")
 @click.option(
     "--graph", type=OutputFile(".html", ".svg"), metavar="F.html|F.svg", help="Draw the graph, coloured by noise."
 )

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import click
 
+from edgekit.cli.options.outputs import require_no_part_of_engine
 from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.terminal import echo, say_written
 from edgekit.errors import UsageError
@@ -21,8 +22,10 @@ def write_file(path: Path, content: bytes) -> None:
     """Writes ``content`` to ``path`` and says so on standard error; creates missing folders.
 
     Raises:
-        UsageError: the file cannot be written: no permission, no space, a folder of that name.
+        UsageError: the file cannot be written: no permission, no space, a folder of that name; or it belongs to an
+            engine.
     """
+    require_no_part_of_engine(path)
     replaced = path.exists()
     try:
         write_atomic(path, content)

@@ -51,9 +51,9 @@ class Option:
         short: a second spelling of one letter, such as ``-o``.
         aliases: older spellings, which still work and are not shown.
         metavar: placeholder for the value in the help text.
-        kind: ``text``, ``path``, ``integer``, ``flag`` (off by default), ``switch`` (``--x/--no-x``), ``choice`` (one
-            flag for each of ``choices``, such as ``--int8``), or ``data`` (text, or objects in Python, which
-            ``convert`` checks).
+        kind: ``text``, ``path``, ``place`` (a path to write to), ``integer``, ``flag`` (off by default), ``switch``
+            (``--x/--no-x``), ``choice`` (one flag for each of ``choices``, such as ``--int8``), or ``data`` (text, or
+            objects in Python, which ``convert`` checks).
         choices: the allowed values; for the kind ``choice``, each with its own help text.
         minimum: the smallest integer.
         maximum: the largest integer.
@@ -74,7 +74,7 @@ class Option:
     short: str = ""
     aliases: tuple[str, ...] = ()
     metavar: str | None = None
-    kind: Literal["text", "path", "integer", "flag", "switch", "choice", "data"] = "text"
+    kind: Literal["text", "path", "place", "integer", "flag", "switch", "choice", "data"] = "text"
     choices: Mapping[str, str] | None = None
     minimum: int | None = None
     maximum: int | None = None

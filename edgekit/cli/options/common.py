@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from edgekit.cli.options.outputs import with_outputs_checked
 from edgekit.cli.terminal import SETTINGS
 
 __all__ = ["add_common_options", "common_options"]
@@ -41,9 +42,15 @@ def _set(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
 
 
 def add_common_options(command: click.Command) -> click.Command:
-    """Adds the options to a command and its subcommands, if they do not have them yet; returns the command."""
+    """Adds the options to a command and its subcommands, if they do not have them yet, and the check of outputs.
+
+    Returns:
+        The command.
+    """
     if not any("--quiet" in parameter.opts for parameter in command.params):
         command.params += common_options()
+        if command.callback is not None and not isinstance(command, click.Group):
+            command.callback = with_outputs_checked(command.callback)
     for inner in command.commands.values() if isinstance(command, click.Group) else ():
         add_common_options(inner)
     return command

@@ -12,6 +12,7 @@ import click
 from edgekit.cli.options.completion import complete_data, complete_targets, complete_weights
 from edgekit.cli.options.environment import write_environment
 from edgekit.cli.options.hinted import Choice
+from edgekit.cli.options.paths import OutputPlace
 from edgekit.engine.table import all_options
 from edgekit.option import Option, option_fields
 
@@ -155,6 +156,8 @@ def _settings(found: Option, default: Any) -> dict[str, Any]:
         settings |= {"type": kind, "default": default}
     elif found.kind == "path":
         settings["type"] = click.Path(path_type=Path)
+    elif found.kind == "place":
+        settings["type"] = OutputPlace()
     elif found.choices:
         settings["type"] = Choice(list(found.choices))
         settings |= {} if default is None else {"default": default}  # as above

@@ -11,7 +11,7 @@ import click
 from edgekit.cli.options.hinted import HintedError
 from edgekit.data.missing import hint_on_missing
 
-__all__ = ["InputPath", "OutputFile"]
+__all__ = ["InputPath", "OutputFile", "OutputPlace"]
 
 
 class InputPath(click.Path):
@@ -61,3 +61,10 @@ class OutputFile(click.Path):
                 f"'{path}' cannot be written: no permission to write in {folder}", "choose another folder", ctx, param
             )
         return path
+
+
+class OutputPlace(click.Path):
+    """A file or a folder to write, which the command itself checks."""
+
+    def __init__(self) -> None:
+        super().__init__(path_type=Path)

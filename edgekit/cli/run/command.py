@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from edgekit.cli.options.parameters import Real, threads_option
-from edgekit.cli.options.paths import InputPath
+from edgekit.cli.options.paths import InputPath, OutputPlace
 from edgekit.cli.output import json_options
 from edgekit.limits import MAX_COUNT, MAX_SECONDS
 
@@ -33,12 +33,12 @@ Examples:
 @click.option("--text", metavar="TEXT", help="Text to translate, instead of a file with one text per line.")
 @click.option(
     "--save",
-    type=click.Path(path_type=Path),
+    type=OutputPlace(),
     metavar="OUT",
     help="Draw boxes, masks or key points into OUT: a file for one image or video, a folder for several. For texts, a "
     ".txt file; for arrays, an .npz file, or .npy for one output.",
 )
-@click.option("--save-txt", type=click.Path(path_type=Path), metavar="DIR", help="Write YOLO's text files to DIR.")
+@click.option("--save-txt", type=OutputPlace(), metavar="DIR", help="Write YOLO's text files to DIR.")
 @click.option("--force", is_flag=True, help="Let --save replace the source, and --save-txt text files.")
 @json_options("the results (one list: COCO's for images, an object for each frame for videos)", lines=True)
 @click.option(
