@@ -70,6 +70,9 @@ def estimate(
 
     console = terminal(piped_columns=PIPED_COLUMNS)
     if list_boards:
+        given = {"MODEL": model, "--board": board, "--shape": shape, "--input": input, f"--{precision}": precision}
+        if other := next((name for name, value in given.items() if value is not None), None):
+            raise click.UsageError(f"--boards and {other}: expected one of them, got both")
         if json.wanted:
             json.write(json_bytes(boards(), indent=2))
         if not json.printed:

@@ -242,6 +242,7 @@ class _Kernel(NamedTuple):
     """A graph of equal products one after another, and its multiply-accumulates."""
 
     name: str
+    plural: str
     shape: tuple[int, ...]
     weight: tuple[int, ...]
     operator: str
@@ -253,13 +254,22 @@ class _Kernel(NamedTuple):
 PRODUCTS = 2
 CONVOLUTION = _Kernel(
     "convolution 3x3, 128 channels, 28x28",
+    "convolutions",
     (1, 128, 28, 28),
     (128, 128, 3, 3),
     "Conv",
     {"pads": (1, 1, 1, 1)},
     PRODUCTS * 28 * 28 * 128 * 128 * 9,
 )
-PRODUCT = _Kernel("matrix product 128x1024x1024", (128, 1024), (1024, 1024), "MatMul", {}, PRODUCTS * 128 * 1024 * 1024)
+PRODUCT = _Kernel(
+    "matrix product 128x1024x1024",
+    "matrix products",
+    (128, 1024),
+    (1024, 1024),
+    "MatMul",
+    {},
+    PRODUCTS * 128 * 1024 * 1024,
+)
 
 
 def _compute_peaks(thread_counts: Sequence[int], progress: Progress) -> tuple[ComputePeak, ...]:
@@ -267,7 +277,7 @@ def _compute_peaks(thread_counts: Sequence[int], progress: Progress) -> tuple[Co
     for name in _versions() or {"cpu": ""}:
         for precision in (Precision.FP32, Precision.INT8):
             for kernel in (CONVOLUTION, PRODUCT):
-                with progress.stage(f"measuring {precision} {kernel.name.split()[0]}s on {name}"):
+                with progress.stage(f"measuring {precision} {kernel.plural} on {name}"):
                     for peak in _peaks_of(name, precision, kernel, thread_counts):
                         key = (peak.precision, peak.threads)
                         if key not in found or peak.macs_per_s > found[key].macs_per_s:

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 
 import edgekit
-from edgekit.arguments import in_shell
+from edgekit.arguments import argument, in_shell
 from edgekit.engine.backend import backend
 from edgekit.engine.bundle.manifest import timestamp
 from edgekit.errors import DataError, UsageError
@@ -99,6 +99,8 @@ def compare(
     sizes, seed, progress = given_sizes("sizes", sizes), given_seed(seed), given_progress(progress)
     contenders = contenders_from_paths([given_path("paths", path) for path in paths])
     interleaved = all(each.kind != "report" for each in contenders)
+    if not interleaved:
+        _require_nothing_to_measure(rounds=rounds, seconds=seconds, threads=threads, sizes=sizes)
     figures = _figures(contenders, evaluation)
     machine = None
     if interleaved:
@@ -147,6 +149,21 @@ def _check_arguments(paths: object, limits: object) -> None:
         raise UsageError(f"paths: expected a list of two or more paths, got {paths!r}")
     if not isinstance(limits, Sequence) or not all(isinstance(limit, Limit) for limit in limits):
         raise UsageError(f"limits: expected a list of limits, as limit_from_text makes them, got {limits!r}")
+
+
+def _require_nothing_to_measure(*, rounds: int, seconds: float, threads: int, sizes: object) -> None:
+    """Refuses options of measurements, which would do nothing where reports are compared."""
+    options = {
+        argument("rounds", rounds): rounds != ROUNDS,
+        argument("seconds", seconds): seconds != SECONDS,
+        argument("threads", threads): threads != 0,
+        argument("sizes", flag="--input"): bool(sizes),
+    }
+    if given := next((option for option, is_given in options.items() if is_given), None):
+        raise UsageError(
+            f"{given}: expected engines or ONNX files alone, which are measured, got a report",
+            hint="leave it out, or give the engines in place of their reports",
+        )
 
 
 def _with_layers(

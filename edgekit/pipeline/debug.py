@@ -10,9 +10,11 @@ from typing import Any, Literal
 import numpy as np
 import onnx_ir as ir
 
+from edgekit.arguments import argument
 from edgekit.config import BackendOptions
+from edgekit.errors import UsageError
 from edgekit.measure.noise_report import NoiseReport, SmallestGraph
-from edgekit.option import given_path
+from edgekit.option import given_options, given_path
 from edgekit.option.objects import SupportsArray
 from edgekit.pipeline.debug_case import Case, case_of_engine, case_of_model
 from edgekit.pipeline.model_kind import kind_of
@@ -115,6 +117,7 @@ def debug(
     right = None if against is None else str(given_path("against", against))
     folder = None if save is None else given_path("save", save)
     if isinstance(model, (str, Path)) and os.path.isdir(model):
+        _require_no_build_options(given)
         data = calibration_config(calib=calib)
         with scratch_folder() as scratch:
             case = case_of_engine(Path(model), right, data, notes, scratch, graph_only=graph_only)
@@ -125,6 +128,23 @@ def debug(
         with scratch_folder() as scratch:
             case = case_of_model(config, right, notes, scratch, graph_only=graph_only)
     return _report(case, notes, folder)
+
+
+def _require_no_build_options(given: Mapping[str, Any]) -> None:
+    """Refuses options of a build, which an engine has from its own: they would do nothing."""
+    config = build_config(**given)
+    for group in config.groups:
+        within = "engine" if group is config.target.engine else ""
+        for found in given_options(group):
+            if found.always and given[found.name] in ("int8", None) or found.name == "calib":
+                continue
+            option = argument(found.name, flag=found.flag, within=within)
+            if found.always:
+                option = argument(found.name, given[found.name])
+            raise UsageError(
+                f"{option}: expected a model, got an engine, which has its own from its build",
+                hint="leave it out, or give the model that the engine was built from",
+            )
 
 
 def _report(case: Case, notes: KeptNotes, save: Path | None) -> NoiseReport:

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import get_args
 
-from edgekit.arguments import argument
+from edgekit.arguments import either
 from edgekit.config import ModelConfig
 from edgekit.errors import UsageError
 from edgekit.graph.file import output_specs
@@ -37,7 +37,7 @@ def recipe_of_onnx(config: ModelConfig, folder: Path, progress: Progress) -> Rec
     """
     if kind_of(config.model) != "onnx":
         raise UsageError(
-            f"{argument('model')}: expected an ONNX file, got {config.model}",
+            f"{either('FILE.onnx', 'model')}: expected an ONNX file, got {config.model}",
             hint="recipes of modules are written by hand: see docs/recipes.md",
         )
     path = Path(config.model)

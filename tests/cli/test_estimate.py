@@ -162,3 +162,9 @@ def test_a_profile_with_roofline_tells_the_share_that_was_reached(
 def test_the_precision_of_an_engine_is_fixed(detector: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["estimate", str(detector), "--board", "nano", "--fp16"]) == 2
     assert "error: --fp16 goes with models, not with an engine" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["lenet"], ["--board", "orin-nano"], ["--int8"], ["--shape", "32x32"]])
+def test_a_list_of_boards_takes_no_model_or_option_of_one(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", "--boards", *words]) == 2
+    assert "--boards and " in capsys.readouterr().err

@@ -344,3 +344,11 @@ def test_a_stream_is_watched_for_a_duration(detector: Path, capsys: CAPTURE) -> 
         assert 0.5 < time.monotonic() - start < 8
     found = lines(capsys.readouterr().out)
     assert len(found) >= 3 and found[-1]["time"] <= 0.6  # type: ignore[operator]
+
+
+def test_error_on_ids_without_json(detector: Path, picture: Path, tmp_path: Path, capsys: CAPTURE) -> None:
+    ids = tmp_path / "ids.json"
+    ids.write_text('{"images": [], "annotations": [], "categories": []}')
+    assert main(["run", str(detector), str(picture), "--ids", str(ids)]) == 2
+    captured = capsys.readouterr()
+    assert "expected results as JSON, which have image ids" in captured.err and not captured.out

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -98,6 +99,12 @@ def test_reports_are_compared_by_their_runs_without_new_ones(reports: list[Path]
     assert ratio.low is not None and ratio.high is not None and ratio.low <= ratio.value <= ratio.high
     assert found.sentences[0].startswith("after is 2.50 x as fast as before (95 %: 2.4")
     assert "not interleaved" in found.notes[0]
+
+
+@pytest.mark.parametrize("given", [{"rounds": 4}, {"seconds": 0.5}, {"threads": 2}, {"sizes": {"x": (1, 3)}}])
+def test_options_of_measurements_are_refused_for_reports(given: dict[str, Any], reports: list[Path]) -> None:
+    with pytest.raises(UsageError, match=f"^{next(iter(given))}.*are measured, got a report"):
+        compare(reports, **given)
 
 
 def test_a_bundle_is_compared_with_a_report_by_its_own(

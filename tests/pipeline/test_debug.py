@@ -105,6 +105,28 @@ def test_a_bundle_is_compared_with_the_file_that_it_was_built_from(network: Path
     assert min(each.sqnr_db for each in own.layers) > 25  # the kernels round as the graph says
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"precision": "fp32"},
+        {"target": "openvino"},
+        {"weights": "coco"},
+        {"calib_images": 3},
+        {"no_head": True},
+        {"threads": 1},
+        {"half_io": True},
+    ],
+)
+def test_options_of_a_build_are_refused_for_an_engine(given: dict[str, Any], tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"^{next(iter(given))}.*expected a model, got an engine"):
+        debug(tmp_path, **given)
+
+
+def test_options_of_a_backend_are_refused_for_an_engine_by_their_names(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^engine\['dla'\]: expected a model, got an engine"):
+        debug(tmp_path, target="tensorrt", engine={"dla": 0}, precision="int8")
+
+
 def test_the_error_on_a_folder_that_is_missing_names_the_engine_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

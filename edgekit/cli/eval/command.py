@@ -119,7 +119,7 @@ def evaluate(
 
     names = () if labels is None else labels_from_file(Path(labels))
     examples = _fitting(engines, data, split, names, options)
-    detecting = {"--score-threshold": score_threshold, "--multi-label": multi_label}
+    detecting = {"--score-threshold": score_threshold, "--multi-label" if multi_label else "--one-label": multi_label}
     _check_options(examples.task, per_class=per_class, detecting=detecting)
     with progress_on_stderr() as progress, _built(engines, data, options, threads, progress) as paths:
         found = [

@@ -83,7 +83,7 @@ def _files_of_engine(folder: Path) -> set[str]:
     return {MANIFEST, *files} if isinstance(files, dict) else set()
 
 
-def _given(ctx: click.Context, kind: type[click.ParamType]) -> Iterator[tuple[str, Path]]:
+def _given(ctx: click.Context, kind: type[OutputFile] | type[OutputPlace]) -> Iterator[tuple[str, Path]]:
     for parameter in ctx.command.params:
         value = ctx.params.get(parameter.name or "") if type(parameter.type) is kind else None
         if isinstance(value, Path):

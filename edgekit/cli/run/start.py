@@ -65,7 +65,12 @@ def run_engine(engine: Path, sources: Sequence[str], options: Options) -> None:
     """Runs an engine on sources; see ``edgekit run --help``."""
     if options.text is not None and sources:
         raise UsageError(f"expected --text or a file, got both: {options.text!r} and {sources[0]}")
-    _, json_lines = _json_outputs(options)
+    json_list, json_lines = _json_outputs(options)
+    if options.ids is not None and not (json_list.wanted or json_lines.wanted):
+        raise UsageError(
+            f"{argument('ids', options.ids)}: expected results as JSON, which have image ids",
+            hint="add --json, --jsonl or --json-file FILE, or leave it out",
+        )
     plan = None
     if options.save is not None or options.save_txt is not None:
         plan = _planned(read_manifest(engine), sources, options)

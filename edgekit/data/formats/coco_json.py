@@ -112,13 +112,18 @@ def coco_json_files(folder: Path) -> list[Path]:
     for inner in folders_in(folder):
         files = _json_files(inner)
         is_source = inner.name.lower() == "annotations" or _is_only_coco(inner, files)
-        found += [file for file in files if is_source or _is_named(file)]
+        found += [file for file in files if is_source or _is_named(file) and not _is_of_classes(file)]
     return sorted(found) or _keypoint_files(folder)
 
 
 def _is_only_coco(folder: Path, files: list[Path]) -> bool:
     """Whether the only JSON file of a split's folder is COCO's, which MMDetection calls ``annotation_coco.json``."""
     return len(files) == 1 and split_from_folder(folder) is not None and begins_like_coco(files[0])
+
+
+def _is_of_classes(file: Path) -> bool:
+    """Whether a file lies beside folders and is not COCO's, as ``train/labels.json`` of CVAT's sets of classes."""
+    return bool(folders_in(file.parent)) and not begins_like_coco(file)
 
 
 def _is_named(file: Path) -> bool:

@@ -135,7 +135,8 @@ def _require_classes(root: Path, classes: Sequence[Path]) -> None:
     names = f"{', '.join(first)} and {last}" if first else last
     if all(is_no_class(folder.name) for folder in classes):
         got = f"the single folder {names}" if len(classes) == 1 else f"the folders {names}"
-        raise _other(root, f"{root}: expected one subfolder per class, got {got}")
+        hint = next(filter(None, map(_hint_on_label_files, classes)), "")
+        raise _other(root, f"{root}: expected one subfolder per class, got {got}", hint)
     # CamVid has train and val beside trainannot and valannot.
     splits = [split for folder in classes if (split := split_from_folder(folder)) is not None]
     if len(splits) == len(classes) or len(set(splits)) > 1:
@@ -150,12 +151,17 @@ def _require_classes(root: Path, classes: Sequence[Path]) -> None:
 
 
 def _way_on_with(other: Path) -> str:
-    """Returns a hint on a folder without images among those of classes; MakeSense names its folder of labels freely."""
-    images = child(other.parent, "images")
-    texts = {file.stem for file in files_in(other, ".txt")}
-    if images is not None and images.is_dir() and any(file.stem in texts for file in images_below(images)):
-        return f"if {other.name} has YOLO's label files, rename it to labels"
-    return f"move {other.name} out of the data set if it is no class"
+    """Returns a hint on a folder without images among those of classes."""
+    return _hint_on_label_files(other) or f"move {other.name} out of the data set if it is no class"
+
+
+def _hint_on_label_files(folder: Path) -> str:
+    """Returns a hint if a folder has a text file for an image; MakeSense names its folder of labels freely."""
+    images = child(folder.parent, "images")
+    texts = {file.stem for file in files_in(folder, ".txt")}
+    if images is None or not images.is_dir() or not any(file.stem in texts for file in images_below(images)):
+        return ""
+    return f"if {folder.name} has YOLO's label files, rename it to labels"
 
 
 def _has_classes(root: Path) -> bool:
@@ -178,11 +184,11 @@ def _has_other_files(folder: Path) -> bool:
     return next(images_below(folder), None) is None and next(files_below(folder), None) is not None
 
 
-def _other(root: Path, message: str) -> DataError:
+def _other(root: Path, message: str, hint: str = "") -> DataError:
     """Returns the error on folders of images without classes, with the format that they are in, if it is known."""
     other = unsupported_format(root)
     if other is None:
-        return DataError(message, hint=_OTHER_LABELS)
+        return DataError(message, hint=hint or _OTHER_LABELS)
     return DataError(f"{message}, beside {other.name}", hint=other.hint)
 
 

@@ -47,6 +47,7 @@ _BY_JSON = {
     (b'"classTitle"', b'"geometry_config"', b'"projectType"'): "Supervisely's JSON",
     (b'"completed_by"', b'"from_name"', b'"rectanglelabels"', b'"original_width"'): "Label Studio's own JSON",
     (b'"label_id"', b'"media_type"'): "Datumaro's JSON",
+    (b'"slot_names"', b'"source_info"', b"darwin_json"): "V7's Darwin JSON",
     (b'"box2d"', b'"poly2d"'): "the JSON of BDD100K or Scalabel",
     (b'"boundingBox"',): "VoTT's JSON",
     (b'"coordinates"',): "CreateML's JSON",
@@ -59,11 +60,17 @@ _BY_JSON = {
 _BY_NAME = {
     "_classes.csv": ("a table with several classes for each image", TABLE_OF_IMAGES_HINT),
     "_annotations.csv": ("a table of boxes", TABLE_OF_IMAGES_HINT),
+    "bounding_boxes.labels": ("Edge Impulse's labels", _EXPORT),
+    "info.labels": ("Edge Impulse's labels", _EXPORT),
     "data_batch_1": ("CIFAR's arrays", _ARRAYS),
     "data_batch_1.bin": ("CIFAR's arrays", _ARRAYS),
     "_annotations.txt": ("a list of images with their boxes in px", _EXPORT),
     "metadata.jsonl": ("Hugging Face's imagefolder with metadata", TABLE_OF_IMAGES_HINT),
     "metadata.csv": ("Hugging Face's imagefolder with metadata", TABLE_OF_IMAGES_HINT),
+}
+_BY_START_OF_NAME = {
+    "captions_": ("COCO's captions", "give its annotations with boxes, such as instances_val2017.json"),
+    "panoptic_": ("COCO's panoptic annotations", "give its annotations with boxes, such as instances_val2017.json"),
 }
 _IMAGE_COLUMNS = frozenset(
     "filename file_name file filepath image image_id imageid image_name image_path img img_path path".split()
@@ -165,6 +172,8 @@ def _of_file(file: Path) -> Unsupported | None:
         return Unsupported(*named)
     if suffix != ".json":
         return None
+    if named := next((found for word, found in _BY_START_OF_NAME.items() if file.name.startswith(word)), None):
+        return Unsupported(*named)
     start = _start(file)
     program = next((name for words, name in _BY_JSON.items() if any(word in start for word in words)), None)
     if program is not None:

@@ -94,6 +94,11 @@ def _object(element: Element, file: Path) -> VocObject:
             f"{file}, line {rotated.line}: expected <bndbox> in <object>, got a rotated box, <robndbox>",
             hint="export rotated boxes as YOLO's labels of four corners, which are read",
         )
+    if (polygon := element.find("polygon")) is not None and element.find("bndbox") is None:
+        raise DataError(
+            f"{file}, line {polygon.line}: expected <bndbox> in <object>, got a <polygon> alone",
+            hint="export boxes too, or export COCO's JSON, whose polygons are read",
+        )
     box = _inner(element, "bndbox", file)
     x1, y1, x2, y2 = (_number(_inner(box, tag, file), file) for tag in ("xmin", "ymin", "xmax", "ymax"))
     difficult = element.find("difficult")

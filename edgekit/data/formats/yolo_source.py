@@ -170,16 +170,37 @@ def _from_folder(root: Path) -> YoloSource:
     if named is None:
         named = _named_below(root)
     names = names_in(named) if named is not None else None
-    if splits:
+    if splits := splits or _lists(root):
         return YoloSource(names, splits)
     images = child(root, "images", "jpegimages")
     return YoloSource(names, {}, (images if images is not None and images.is_dir() else root,))
 
 
+def _lists(root: Path) -> dict[Split, tuple[Path, ...]]:
+    """Returns lists of images named after splits, such as ``train.txt`` and ``autosplit_val.txt`` of Ultralytics.
+
+    A single list says nothing of other images: there are none of a split then.
+    """
+    found: dict[Split, tuple[Path, ...]] = {}
+    for file in sorted(files_in(root, ".txt")):
+        split = split_from_folder(Path(file.stem.lower().removeprefix("autosplit_")))
+        if split is not None and _lists_images(file):
+            _add(found, split, file)
+    return found if len(found) > 1 else {}
+
+
+def _lists_images(file: Path) -> bool:
+    """Whether the first line of a file names an image; the labels of ``test.jpg`` are in ``test.txt`` too."""
+    first = next((line.text.strip() for line in text_lines(file) if line.text.strip()), "")
+    return Path(first).suffix.lower() in image_suffixes()
+
+
 def _named_below(root: Path) -> Path | None:
     """Returns the file of names in the folder of a split, or with the label files, where LabelImg writes it."""
     labels = child(root, "labels")
-    folders = [folder for folder in folders_in(root) if split_from_folder(folder)]
+    splits = [folder for folder in folders_in(root) if split_from_folder(folder)]
+    inner = [child(folder, "labels") for folder in splits]
+    folders = [*splits, *(folder for folder in inner if folder is not None and folder.is_dir())]
     if labels is not None and labels.is_dir():
         folders += [labels, *(folder for folder in folders_in(labels) if split_from_folder(folder))]
     return next((file for folder in folders if (file := child(folder, *NAME_FILES)) is not None), None)

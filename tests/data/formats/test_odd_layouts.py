@@ -79,6 +79,49 @@ def test_labelimg_writes_the_names_with_the_labels(tmp_path: Path, place: str) -
     assert boxes(examples) == ([0, 1], CORNERS)
 
 
+@pytest.mark.parametrize("labels", ["labels", "Labels"])
+def test_labelimg_writes_the_names_with_the_labels_of_each_split(tmp_path: Path, labels: str) -> None:
+    for split in ("train", "val"):
+        image(tmp_path / split / "images" / "a.png")
+        text(tmp_path / split / labels / "a.txt", RED + BLUE)
+        text(tmp_path / split / labels / "classes.txt", "red\nblue\n")
+    assert data_set(str(tmp_path), split="train").labels == ("red", "blue")
+
+
+@pytest.mark.parametrize("name", ["{}.txt", "autosplit_{}.txt"])
+@pytest.mark.parametrize("prefix", ["./images/", "images/", "", "/home/other/set/images/"])
+def test_lists_beside_the_images_are_the_splits(tmp_path: Path, name: str, prefix: str) -> None:
+    parts = {"train": ["a", "b"], "val": ["c"], "test": ["d", "e", "f"]}
+    for split, stems in parts.items():
+        for stem in stems:
+            image(tmp_path / "images" / f"{stem}.png")
+            text(tmp_path / "labels" / f"{stem}.txt", RED)
+        text(tmp_path / name.format(split), "".join(f"{prefix}{stem}.png\n" for stem in stems))
+    if not prefix:
+        for file in tmp_path.glob("*.txt"):
+            file.write_text("".join(f"images/{line}\n" for line in file.read_text().splitlines()))
+    for split, stems in parts.items():
+        examples = data_set(str(tmp_path), split=split)
+        assert [Path(examples[i].id).stem for i in range(len(examples))] == stems
+        assert not any("splits" in note for note in examples.notes)
+
+
+def test_label_files_called_train_and_test_are_no_lists(tmp_path: Path) -> None:
+    for stem in ("train", "test", *"abcdefgh"):
+        image(tmp_path / f"{stem}.png")
+        text(tmp_path / f"{stem}.txt", RED)
+    assert len(data_set(str(tmp_path), split="train")) == 8
+
+
+def test_classes_of_cvat_beside_its_labels_are_read(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            image(tmp_path / split / name / "1.png")
+        text(tmp_path / split / "labels.json", '{"cat": {"1.png": {"id": 0}}}')
+    examples = data_set(str(tmp_path), split="val")
+    assert (examples.task, examples.labels, len(examples)) == ("classify", ("cat", "dog"), 2)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
 @pytest.mark.parametrize("end", ["\r\n", "\r"])
 def test_files_of_other_editors_are_read(tmp_path: Path, encoding: str, end: str) -> None:

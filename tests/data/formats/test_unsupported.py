@@ -31,6 +31,10 @@ DATUMARO = '{"info": {}, "categories": {}, "items": [{"id": "1", "annotations": 
 KITTI = "Car 0.00 0 -1.58 587.01 173.33 614.12 200.12 1.65 1.67 3.64 -0.65 1.71 46.70 -1.59\n"
 BDD = '[{"name": "1.jpg", "labels": [{"category": "car", "box2d": {"x1": 1, "y1": 1, "x2": 4, "y2": 4}}]}]'
 VOTT = '{"asset": {"name": "1.jpg"}, "regions": [{"tags": ["a"], "boundingBox": {"height": 4}}]}'
+DARWIN = (
+    '{"version": "2.0", "item": {"name": "1.jpg", "slots": []}, "annotations": [{"bounding_box": {"h": 4, "w": 4, '
+    '"x": 1, "y": 1}, "name": "a", "slot_names": ["0"]}]}'
+)
 CREATEML = '[{"image": "1.jpg", "annotations": [{"label": "a", "coordinates": {"x": 4, "y": 4}}]}]'
 
 
@@ -91,6 +95,11 @@ CREATEML = '[{"image": "1.jpg", "annotations": [{"label": "a", "coordinates": {"
         ({"data/1.jpg": "", "export.ndjson": "{}"}, "a file with a JSON object in each line"),
         ({"train/1.jpg": "", "test/2.jpg": "", "labels.csv": "id,breed\n1,pug\n"}, "a table that names images"),
         ({"train/1.jpg": "", "train/_annotations.txt": "", "valid/1.jpg": ""}, "a list of images with their boxes"),
+        ({"training/1.jpg": "", "training/bounding_boxes.labels": "{}", "testing/2.jpg": ""}, "Edge Impulse's labels"),
+        ({"training/1.jpg": "", "testing/2.jpg": "", "info.labels": "{}"}, "Edge Impulse's labels"),
+        ({"images/1.jpg": "", "releases/latest/annotations/1.json": DARWIN}, "V7's Darwin JSON"),
+        ({"val2017/1.jpg": "", "annotations/captions_val2017.json": "{}"}, "COCO's captions"),
+        ({"val2017/1.jpg": "", "annotations/panoptic_val2017.json": "{}"}, "COCO's panoptic annotations"),
     ],
 )
 def test_the_format_is_named(tmp_path: Path, files: dict[str, str], name: str) -> None:
@@ -182,6 +191,13 @@ def test_labels_of_makesense_get_the_name_of_their_folder(tmp_path: Path) -> Non
     assert error.value.hint.endswith("rename it to labels")
     (tmp_path / "labels_my-project_2024-01-01").rename(tmp_path / "labels")
     assert len(data_set(str(tmp_path), split="train")) == 1
+
+
+def test_label_files_in_a_folder_of_annotations_get_its_name(tmp_path: Path) -> None:
+    written(tmp_path, {"images/1.jpg": "", "annotations/1.txt": "0 0.5 0.5 0.5 0.5\n", "darknet.labels": "a\n"})
+    with pytest.raises(DataError) as caught:
+        data_set(str(tmp_path), split="train")
+    assert caught.value.hint == "if annotations has YOLO's label files, rename it to labels"
 
 
 def test_a_folder_without_files_says_so(tmp_path: Path) -> None:

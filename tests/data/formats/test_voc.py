@@ -287,6 +287,14 @@ def test_rotated_boxes_are_named(tmp_path):
     assert "four corners" in error.value.hint
 
 
+def test_polygons_without_boxes_are_named(tmp_path):
+    outline = "<object><name>cat</name><polygon><pt><x>1</x><y>1</y></pt><pt><x>9</x><y>9</y></pt></polygon></object>"
+    root = write(tmp_path, {"a": annotation(outline)}, {"val": ["a"]})
+    with pytest.raises(DataError, match="expected <bndbox> in <object>, got a <polygon> alone") as error:
+        voc_from_path(root, Choice("val"))
+    assert "COCO" in error.value.hint
+
+
 def test_subfolders_of_annotations_are_the_splits(tmp_path):
     for split, stem in (("train", "a"), ("train", "b"), ("val", "c")):
         for folder, name in (("annotations", f"{stem}.xml"), ("images", f"{stem}.jpg")):
