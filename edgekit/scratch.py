@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgekit.errors import UsageError
-from edgekit.storage import locked_folder, remove_abandoned
+from edgekit.storage import lacks_room, locked_folder, remove_abandoned
 
 __all__ = ["scratch_folder", "temporary_folder"]
 
@@ -34,6 +34,10 @@ def scratch_folder() -> Iterator[Path]:
     with locked_folder(folder, mode=0o700):
         try:
             yield folder
+        except OSError as e:
+            if e.filename is None and lacks_room(e):  # as of a write; opening a file names it
+                e.filename = str(folder)
+            raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

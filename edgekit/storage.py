@@ -121,7 +121,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
             partial.replace(target)
             flush(target.parent)
     except OSError as e:
-        if str(e.filename) == str(partial):
+        if e.filename is None or str(e.filename) == str(partial):  # a write names no file
             e.filename = str(path)
         raise
     finally:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -56,3 +57,10 @@ def test_error_when_no_temporary_folder_can_be_written(monkeypatch: pytest.Monke
     with pytest.raises(UsageError, match="got none that can be written: .*/nowhere/a") as error, scratch_folder():
         pass
     assert "TMPDIR" in error.value.hint
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_an_error_of_a_write_without_room_names_the_folder(number: int, place: Path) -> None:
+    with pytest.raises(OSError) as caught, scratch_folder() as folder:
+        raise OSError(number, os.strerror(number))
+    assert caught.value.filename == str(folder)

@@ -88,6 +88,12 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path, monkeypatch:
     assert caught.value.filename == str(tmp_path / "file")
 
 
+def test_an_error_of_a_write_names_the_file_too(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as caught, atomic_file(tmp_path / "a.json"):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    assert caught.value.filename == str(tmp_path / "a.json")
+
+
 def test_threads_that_write_one_file_leave_the_content_of_one(tmp_path: Path) -> None:
     place, contents = tmp_path / "file", [bytes([number]) * 100_000 for number in range(8)]
     threads = [threading.Thread(target=write_atomic, args=(place, content)) for content in contents]

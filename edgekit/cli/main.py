@@ -193,6 +193,12 @@ def _of_system(error: BaseException) -> tuple[str, str] | None:
         return f"{error.object!r}: expected a name in UTF-8, got other bytes", "rename the file or the folder"
     if isinstance(error, OSError) and (why := why_no_room(error)):
         return f"{error.filename or 'a file'}: cannot be written: {why}", "make room, or choose a place on another disk"
+    if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        place = error.filename if error.filename is not None else "a file"
+        return (
+            f"{place}: cannot be read or written: {error.strerror}",
+            "choose another place, or change its permissions",
+        )
     if isinstance(error, MemoryError):
         return f"not enough memory: {error}".removesuffix(
             ": "

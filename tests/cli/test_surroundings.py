@@ -72,3 +72,15 @@ def test_a_place_without_room_is_no_bug(
 
     monkeypatch.setattr(cli, "main", full)
     assert f"error: {tmp_path / 'part.bin'}: cannot be written: {why}\nhint: make room" in said(capsys, 2)
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EROFS])
+def test_a_place_that_may_not_be_written_is_no_bug(
+    number: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise OSError(number, os.strerror(number), "model.toml")
+
+    monkeypatch.setattr(cli, "main", lambda **_: refuse())
+    text = said(capsys, 2, "recipe", "new", "model.onnx")
+    assert f"model.toml: cannot be read or written: {os.strerror(number)}" in text

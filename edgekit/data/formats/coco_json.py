@@ -108,7 +108,11 @@ def coco_from_path(path: Path, choice: Choice) -> DetectionSet:
 
 def coco_json_files(folder: Path) -> list[Path]:
     """Finds files named like COCO box annotations in a folder and its direct subfolders; else those of key points."""
-    found = [file for file in _json_files(folder) if file.name.startswith("instances_") or _is_named(file)]
+    found = [
+        file
+        for file in _json_files(folder)
+        if file.name.startswith("instances_") or _is_named(file) and not _is_of_classes(file)
+    ]
     for inner in folders_in(folder):
         files = _json_files(inner)
         is_source = inner.name.lower() == "annotations" or _is_only_coco(inner, files)
@@ -123,7 +127,7 @@ def _is_only_coco(folder: Path, files: list[Path]) -> bool:
 
 def _is_of_classes(file: Path) -> bool:
     """Whether a file lies beside folders and is not COCO's, as ``train/labels.json`` of CVAT's sets of classes."""
-    return bool(folders_in(file.parent)) and not begins_like_coco(file)
+    return not file.name.endswith(".coco.json") and bool(folders_in(file.parent)) and not begins_like_coco(file)
 
 
 def _is_named(file: Path) -> bool:

@@ -119,7 +119,7 @@ def test_classes_of_cvat_beside_its_labels_are_read(tmp_path: Path) -> None:
             image(tmp_path / split / name / "1.png")
         text(tmp_path / split / "labels.json", '{"cat": {"1.png": {"id": 0}}}')
     examples = data_set(str(tmp_path), split="val")
-    assert (examples.task, examples.labels, len(examples)) == ("classify", ("cat", "dog"), 2)
+    assert (examples.task, examples.labels, len(examples), examples.notes) == ("classify", ("cat", "dog"), 2, [])
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
