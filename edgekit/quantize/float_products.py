@@ -31,7 +31,7 @@ def why_float_product(node: ir.Node, scheme: QuantScheme) -> str | None:
     if reason := _why_float_data(data):
         return reason
     if weight.const_value is None:
-        return _why_float_computed(node, scheme)
+        return _why_float_computed(node, scheme) or limit_of(node, scheme.limits)
     if len(weight.const_value.shape) < 2:
         return "its weights are a vector"
     if node.op_type == "Gemm" and (

@@ -7,10 +7,13 @@ from typing import NamedTuple
 
 import onnx_ir as ir
 
+from edgekit.graph.operators import PRODUCTS
+
 __all__ = ["LIMITS", "limit_of"]
 
 
 _RANK_OF_TOKENS = 3
+_TILE = 16
 
 
 class Limit(NamedTuple):
@@ -55,6 +58,19 @@ def _joins_other_axes(node: ir.Node) -> bool:
     return rank == _RANK_OF_TOKENS and not readers.isdisjoint({"Gemm", "MatMul"})
 
 
+def _has_part_of_a_tile(node: ir.Node) -> bool:
+    """Whether a product has more than 16 columns, or outputs of a group, and no multiple of 16; or unknown ones."""
+    if node.op_type not in PRODUCTS:
+        return False
+    shape = node.outputs[0].shape
+    axis = -1 if node.op_type in ("Gemm", "MatMul") else 1
+    size = shape[axis] if shape is not None and len(shape) > 1 else None
+    if not isinstance(size, int):
+        return True
+    columns = size // node.attributes.get_int("group", 1)
+    return columns > _TILE and columns % _TILE != 0
+
+
 def _is_read_with_pads(node: ir.Node) -> bool:
     if node.op_type != "MatMul":
         return False
@@ -79,6 +95,10 @@ LIMITS: Mapping[str, Limit] = {
     ),
     "average-of-pads-behind-matmul": Limit(
         _is_read_with_pads, "the target scales the pads of the average behind a matrix product of integers"
+    ),
+    "columns-of-a-part-of-a-tile": Limit(
+        _has_part_of_a_tile,
+        "ONNX Runtime 1.21 to 1.24 computes so many columns wrong on processors with AMX",
     ),
     "concat-of-other-axes": Limit(_joins_other_axes, "the target concatenates channels alone in integers"),
 }

@@ -383,3 +383,34 @@ def test_a_sequence_of_tensors_has_no_range() -> None:
     graph = ir.from_proto(onnx.parser.parse_model(text))
     InferShapes()(graph)
     assert {value.name for value in observed_tensors(graph)} == {"x", "a", "p", "y"}
+
+
+TILES = msgspec.structs.replace(CPU, limits=CPU.limits | {"columns-of-a-part-of-a-tile"}, slow_convolutions=())
+
+
+@pytest.mark.parametrize(
+    ("outputs", "groups", "on_integers"),
+    [(16, 1, True), (12, 1, True), (24, 1, False), (32, 1, True), (68, 1, False), (96, 4, False), (64, 64, True)],
+)
+def test_convolutions_of_columns_that_the_library_computes_wrong_stay_in_float(
+    graph_of, weights, outputs, groups, on_integers
+):
+    graph = graph_of(
+        f"g (float[1, 64, 8, 8] x) => (float[1, {outputs}, 8, 8] y) {{ y = Conv <group = {groups}> (x, w) }}",
+        w=weights(outputs, 64 // groups, 1, 1),
+    )
+    skipped = planned(graph, TILES)[2]
+    assert bool(skipped) != on_integers
+    assert all("computes so many columns wrong" in reason for reason in skipped.values())
+
+
+@pytest.mark.parametrize("columns", [16, 24, 48, 65])
+def test_matrix_products_of_such_columns_stay_in_float_too(graph_of, weights, columns):
+    constant = graph_of(
+        f"g (float[1, 9, 32] x) => (float[1, 9, {columns}] y) {{ y = MatMul (x, w) }}", w=weights(32, columns)
+    )
+    computed = graph_of(
+        f"g (float[1, 9, 32] x, float[1, 32, {columns}] z) => (float[1, 9, {columns}] y) {{ y = MatMul (x, z) }}"
+    )
+    for graph in (constant, computed):
+        assert bool(planned(graph, TILES)[2]) == (columns in (24, 65))

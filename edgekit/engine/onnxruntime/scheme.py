@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from edgekit.device.cpu import Cpu, cpu
+from edgekit.engine.onnxruntime.tiles import has_wrong_columns
 from edgekit.specs import EVERY_ATTENTION, FloatAttention, QuantScheme, SlowConvolution
 
 __all__ = ["LIMITS", "scheme_of_processor"]
@@ -79,7 +80,7 @@ def scheme_of_processor() -> QuantScheme:
         own_ranges=True,
         dynamic=True,
         weights_only="blocks",
-        limits=LIMITS,
+        limits=LIMITS | ({"columns-of-a-part-of-a-tile"} if has_wrong_columns() else set()),
         slow_convolutions=SLOW_CONVOLUTIONS if here.arch == "x86_64" else (),
         float_attention=_float_attention(here),
     )
