@@ -11,7 +11,7 @@ from importlib import metadata
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-__all__ = ["DISTRIBUTION", "EXTRAS", "install_command", "requirements"]
+__all__ = ["DISTRIBUTION", "EXTRAS", "install_command", "other_version", "requirements"]
 
 DISTRIBUTION = "edgekit-compiler"
 
@@ -50,6 +50,22 @@ def requirements(extra: str, *packages: str) -> list[str]:
     """
     found = [each for name, each in _of_extra(extra).items() if not packages or name in packages]
     return [_text(each) for each in found if not _is_met(each)] or [_text(each) for each in found]
+
+
+def other_version(extra: str, package: str) -> str:
+    """Returns which versions of an installed package are expected, such as ``>=2025.0``; empty if it is one of them.
+
+    Args:
+        extra: a key of `EXTRAS`.
+        package: normalized name of the package. What other packages install under the same name in Python, such as
+            ``onnxruntime-gpu``, has versions of its own, and is not checked.
+    """
+    requirement = _of_extra(extra).get(package)
+    try:
+        metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return ""
+    return "" if requirement is None or _is_met(requirement) else str(requirement.specifier)
 
 
 def _of_extra(extra: str) -> dict[str, Requirement]:

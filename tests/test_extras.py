@@ -77,15 +77,24 @@ def test_the_names_for_a_folder_that_is_not_installed_match_the_metadata(extra: 
 def test_a_command_names_the_packages_with_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     not_installed(monkeypatch)
     assert extras.install_command("openvino") == "pip install 'openvino>=2025.0'"
-    assert extras.install_command("build", "onnx", "onnx-ir") == "pip install 'onnx-ir>=0.1.12' 'onnx>=1.18'"
+    assert extras.install_command("build", "onnx", "onnx-ir") == "pip install 'onnx-ir>=0.2.1' 'onnx>=1.18'"
 
 
 @pytest.mark.usefixtures("installed")
 def test_a_command_names_only_what_is_missing_or_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    present = {"ml_dtypes": "0.6.0", "onnx_ir": "0.1.12", "onnxruntime": "1.20", "onnxscript": "0.7", "torch": "2.9.0"}
+    present = {"ml_dtypes": "0.6.0", "onnx_ir": "0.2.1", "onnxruntime": "1.23", "onnxscript": "0.7", "torch": "2.9.0"}
     present["tomli_w"] = "1.2.0"
     not_installed(monkeypatch, **present, onnx="1.17.0")
     assert extras.install_command("build") == "pip install 'onnx>=1.18' 'safetensors>=0.5'"
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_older_version_is_another_one_than_expected(monkeypatch: pytest.MonkeyPatch) -> None:
+    not_installed(monkeypatch, onnx="1.17.0", onnxruntime="1.23.2", onnxruntime_gpu="1.10")
+    assert extras.other_version("build", "onnx") == ">=1.18"
+    assert extras.other_version("cpu", "onnxruntime") == ""
+    assert extras.other_version("openvino", "openvino") == ""  # not installed
+    assert extras.other_version("cpu", "onnxruntime-gpu") == ""
 
 
 @pytest.mark.usefixtures("installed")

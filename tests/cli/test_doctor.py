@@ -73,12 +73,12 @@ def test_json_has_the_same_findings(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_missing_backend_names_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
     class Missing:
         def require(self) -> None:
-            raise BackendUnavailable("not installed", hint="pip install 'onnxruntime>=1.20'")
+            raise BackendUnavailable("not installed", hint="pip install 'onnxruntime>=1.23'")
 
     monkeypatch.setattr(module, "backend", lambda name: Missing())
     found = survey()
     assert finding(found, "cpu").status == "missing"
-    assert finding(found, "cpu").hint == "pip install 'onnxruntime>=1.20'"
+    assert finding(found, "cpu").hint == "pip install 'onnxruntime>=1.23'"
     assert found.can_run == ()
 
 
@@ -91,6 +91,22 @@ def test_a_missing_build_package_is_found_without_importing_any(monkeypatch: pyt
     monkeypatch.setattr(module.metadata, "version", version)
     found = survey()
     assert finding(found, "torch").hint == install_command("build", "torch")
+    assert not found.can_build
+
+
+def test_versions_that_are_too_old_are_no_versions_to_build_and_run_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        return {"onnx-ir": "0.1.12", "onnxruntime": "1.20.1"}.get(name, installed(name))
+
+    installed = metadata.version
+    monkeypatch.setattr(metadata, "version", version)
+    found = survey()
+    assert finding(found, "onnx-ir").value == "0.1.12: expected onnx-ir>=0.2.1"
+    assert finding(found, "onnx-ir").hint.startswith("pip install 'onnx-ir>=")
+    assert finding(found, "cpu").status == "missing"
+    assert "expected onnxruntime>=1.23" in finding(found, "cpu").value
+    assert finding(found, "onnx").status == "ok"
+    assert "cpu" not in found.can_run
     assert not found.can_build
 
 

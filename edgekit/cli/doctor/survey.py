@@ -19,7 +19,7 @@ from edgekit.device.nvidia import Gpu, gpus
 from edgekit.engine.backend import backend
 from edgekit.engine.table import BACKENDS
 from edgekit.errors import BackendUnavailable
-from edgekit.extras import install_command
+from edgekit.extras import install_command, other_version
 from edgekit.measure.machine import system_name
 from edgekit.report.wording import BACKEND_NAMES, bytes_in_words
 from edgekit.storage import cache_folder, free_bytes
@@ -29,6 +29,8 @@ __all__ = ["Finding", "Survey", "survey"]
 
 BUILD_NEEDS_BYTES = 3_000_000_000
 DISK_NEEDS_BYTES = 2_000_000_000
+PACKAGES = {"cpu": "onnxruntime", "openvino": "openvino"}
+"""The package of a target's library, in the extra of the target's name; TensorRT's are not in an extra."""
 GRAPH_ONLY = (
     "without TensorRT, edgekit build … --target tensorrt --graph-only writes a bundle for a machine that has it"
 )
@@ -158,7 +160,8 @@ def _backend(name: str) -> Finding:
         hint = "reinstall it with pip install --force-reinstall"
         return Finding(group="backends", name=name, status="missing", value=value, hint=hint)
     value = "outputs zeros, for tests" if name == "null" else value
-    return Finding(group="backends", name=name, status="ok", value=value)
+    found = Finding(group="backends", name=name, status="ok", value=value)
+    return _of_version(name, PACKAGES[name], found) if name in PACKAGES else found
 
 
 def _build_extra() -> list[Finding]:
@@ -166,11 +169,21 @@ def _build_extra() -> list[Finding]:
     findings = []
     for name in ("torch", "onnx", "onnx-ir", "onnxscript", "safetensors"):
         try:
-            findings.append(Finding(group="build", name=name, status="ok", value=metadata.version(name)))
+            value = metadata.version(name)
         except metadata.PackageNotFoundError:
             hint = install_command("build", name)
             findings.append(Finding(group="build", name=name, status="missing", value="not installed", hint=hint))
+        else:
+            findings.append(_of_version("build", name, Finding(group="build", name=name, status="ok", value=value)))
     return findings
+
+
+def _of_version(extra: str, package: str, found: Finding) -> Finding:
+    """Returns what was found, or that another version of the package is needed."""
+    if not (expected := other_version(extra, package)):
+        return found
+    value = f"{found.value}: expected {package}{expected}"
+    return msgspec.structs.replace(found, status="missing", value=value, hint=install_command(extra, package))
 
 
 def _verdict(can_build: bool, can_run: tuple[str, ...], no_device: tuple[str, ...], here: Cpu) -> list[str]:

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    _Choice = click.Choice[str]
+else:
+    _Choice = click.Choice  # generic from click 8.2 on
 
 __all__ = ["Choice", "HintedError"]
 
@@ -18,7 +23,7 @@ class HintedError(click.BadParameter):
         self.hint = hint
 
 
-class Choice(click.Choice[str]):
+class Choice(_Choice):
     """One of several words; an error suggests the nearest one."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
