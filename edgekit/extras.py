@@ -30,7 +30,7 @@ EXTRAS = {
 
 
 def install_command(extra: str, *packages: str) -> str:
-    """Returns the command that installs an extra's missing packages, such as ``pip install 'openvino>=2025.0'``.
+    """Returns the command that installs an extra's missing packages, such as ``pip install 'openvino>=2026.1'``.
 
     Args:
         extra: a key of `EXTRAS`.
@@ -40,7 +40,7 @@ def install_command(extra: str, *packages: str) -> str:
 
 
 def requirements(extra: str, *packages: str) -> list[str]:
-    """Returns the requirements of an extra that this environment does not meet, such as ``openvino>=2025.0``.
+    """Returns the requirements of an extra that this environment does not meet, such as ``openvino>=2026.1``.
 
     If it meets all of them, all are returned, because an installed package cannot be imported.
 
@@ -53,7 +53,7 @@ def requirements(extra: str, *packages: str) -> list[str]:
 
 
 def other_version(extra: str, package: str) -> str:
-    """Returns which versions of an installed package are expected, such as ``>=2025.0``; empty if it is one of them.
+    """Returns which versions of an installed package are expected, such as ``>=2026.1``; empty if it is one of them.
 
     Args:
         extra: a key of `EXTRAS`.

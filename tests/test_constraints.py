@@ -12,6 +12,9 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tools.oldest import oldest
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,6 +51,16 @@ def test_each_package_has_one_version(python: str) -> None:
     needed_before_3_11 = {"tomli"} if python != "3.10" else set()
     assert not twice
     assert direct_dependencies() - needed_before_3_11 <= set(names)
+
+
+def test_the_oldest_versions_are_of_packages_with_a_newest_one() -> None:
+    newest = {
+        canonicalize_name(pin.name): next(iter(pin.specifier)).version
+        for pin in pins_for(f"3.{sys.version_info.minor}")
+    }
+    found = dict(line.split("==") for line in oldest())
+    assert {"click", "numpy", "onnxruntime", "openvino", "torch"} <= found.keys()
+    assert all(Version(lowest) <= Version(newest[canonicalize_name(name)]) for name, lowest in found.items())
 
 
 @pytest.mark.slow

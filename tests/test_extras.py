@@ -76,7 +76,7 @@ def test_the_names_for_a_folder_that_is_not_installed_match_the_metadata(extra: 
 @pytest.mark.usefixtures("installed")
 def test_a_command_names_the_packages_with_their_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     not_installed(monkeypatch)
-    assert extras.install_command("openvino") == "pip install 'openvino>=2025.0'"
+    assert extras.install_command("openvino") == "pip install 'openvino>=2026.1'"
     assert extras.install_command("build", "onnx", "onnx-ir") == "pip install 'onnx-ir>=0.2.1' 'onnx>=1.18'"
 
 

@@ -300,10 +300,10 @@ class _Slot:
         self._pixels = ExitStack()
         self._pixels_bytes = 0
         self._parts = {
-            "preprocessing": np.dtype((PREPROCESSING, 1)),
-            "decoding": np.dtype((DECODING, 1)),
-            "number": np.dtype((np.int32, 1)),
-            "detections": np.dtype((DETECTION, max(1, max_detections))),
+            "preprocessing": np.dtype((PREPROCESSING, (1,))),
+            "decoding": np.dtype((DECODING, (1,))),
+            "number": np.dtype((np.int32, (1,))),
+            "detections": np.dtype((DETECTION, (max(1, max_detections),))),
         }
         self._offsets, end = {}, 0
         for name, dtype in self._parts.items():
