@@ -23,6 +23,7 @@ from edgekit.errors import BuildError
 __all__ = [
     "atomic_file",
     "cache_folder",
+    "descriptor_of",
     "exchange",
     "first_file",
     "flush",
@@ -71,6 +72,8 @@ _TEMPORARY = re.compile(r"\..+\.edgekit-part-\d+-\d+", re.DOTALL)
 _AT_FDCWD = -100  # fcntl.h
 _RENAME_EXCHANGE = 2  # linux/fs.h
 _CANNOT_EXCHANGE = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP)
+
+_STANDARD_STREAMS = {"/dev/stdin": 0, "/dev/stdout": 1, "/dev/stderr": 2}
 
 _counter = itertools.count()
 
@@ -132,11 +135,28 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def write_atomic(path: Path, content: bytes | memoryview) -> None:
     """Writes ``content`` to ``path`` atomically; see `atomic_file`.
 
+    A stream that the process was started with, such as ``/dev/stdout``, is written at its position: a file behind it
+    keeps what it has.
+
     Raises:
         OSError: the file cannot be written.
     """
+    stream_number = descriptor_of(path)
+    if stream_number is not None:
+        with open(stream_number, "wb", closefd=False) as stream:
+            stream.write(content)
+        return
     with atomic_file(path) as file, file.open("wb") as stream:
         stream.write(content)
+
+
+def descriptor_of(path: Path) -> int | None:
+    """Returns the number of the open stream that a path such as ``/dev/stdout`` or ``/dev/fd/3`` names, or None."""
+    text = str(path)
+    if text in _STANDARD_STREAMS:
+        return _STANDARD_STREAMS[text]
+    number = re.fullmatch(r"(?:/dev|/proc/self)/fd/(\d{1,9})", text)
+    return None if number is None else int(number[1])
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +14,11 @@ from edgekit.cli.options.outputs import require_no_part_of_engine
 from edgekit.cli.options.paths import OutputFile
 from edgekit.cli.terminal import echo, say_written
 from edgekit.errors import UsageError
-from edgekit.storage import write_atomic
+from edgekit.storage import descriptor_of, write_atomic
 
 __all__ = ["JsonOutput", "json_options", "write_file"]
+
+_STANDARD_OUTPUT = 1
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -26,8 +29,11 @@ def write_file(path: Path, content: bytes) -> None:
             engine.
     """
     require_no_part_of_engine(path)
-    replaced = path.exists()
+    is_stream = descriptor_of(path) is not None
+    replaced = path.is_file() and not is_stream
     try:
+        if is_stream:
+            sys.stdout.flush()  # what was printed before comes first
         write_atomic(path, content)
     except OSError as e:
         raise UsageError(f"{path}: cannot be written: {e.strerror}", hint="choose another file") from e
@@ -71,6 +77,8 @@ def json_options(content: str, *, lines: bool = False) -> Callable[[Callable[...
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
         def with_json(*args: Any, as_json: bool, json_file: Path | None, **options: Any) -> Any:
+            if json_file is not None and descriptor_of(json_file) == _STANDARD_OUTPUT:
+                as_json, json_file = True, None  # a table beside it would make it unreadable
             return command(*args, json=JsonOutput(as_json, json_file), **options)
 
         print_help = f"Print {content} as JSON, and nothing else, to standard output."

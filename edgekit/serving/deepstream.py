@@ -81,7 +81,7 @@ def _exported(bundle: Path, place: Path) -> DeepStreamModel:
     classes = _number_of_classes(bundle, manifest)
     parser = _parser(manifest, classes)
     other = f"choose another {either('DIR', 'folder')}"
-    require_own_folder(place, config=CONFIG, ours={CONFIG, LABELS, PLAN, ONNX}, other=other)
+    replaced = require_own_folder(place, config=CONFIG, ours={CONFIG, LABELS, PLAN, ONNX}, other=other)
     config = _config(manifest, name, image, preprocess, parser, classes)
     background = isinstance(parser, Parser) and parser.background
     try:
@@ -96,7 +96,7 @@ def _exported(bundle: Path, place: Path) -> DeepStreamModel:
     except BuildError as e:
         raise BuildError(e.message, hint=other) from e
     function = parser.function if isinstance(parser, Parser) else ""
-    return DeepStreamModel(place, place / CONFIG, function, tuple(_notes(manifest, preprocess, parser)))
+    return DeepStreamModel(place, place / CONFIG, function, (*replaced, *_notes(manifest, preprocess, parser)))
 
 
 def _model_file(bundle: Path, manifest: Manifest) -> tuple[str, str]:

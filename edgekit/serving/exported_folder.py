@@ -19,22 +19,28 @@ def sealed(config: str) -> str:
     return f"# Written by EdgeKit {edgekit.__version__}; sha256 of what follows: {digest}\n{config}"
 
 
-def require_own_folder(place: Path, *, config: str, ours: Set[str], other: str) -> None:
-    """Raises `UsageError` unless the folder is missing, empty, or an unchanged export of EdgeKit.
+def require_own_folder(place: Path, *, config: str, ours: Set[str], other: str) -> list[str]:
+    """Checks that the folder is missing, empty, or an unchanged export of EdgeKit.
 
     Args:
         place: the folder.
         config: name of the file with the hash.
         ours: names of the files that an export may write.
         other: a hint to choose another folder.
+
+    Returns:
+        A note on the export that is replaced, if there is one.
+
+    Raises:
+        UsageError: the folder has other files in it, or was edited.
     """
     if not place.exists():
-        return
+        return []
     if not place.is_dir():
         raise UsageError(f"cannot write a model to {place}: it is a file", hint=other)
     present = {p.relative_to(place).as_posix() for p in place.rglob("*") if not p.is_dir()}
     if not present:
-        return
+        return []
     if strangers := sorted(present - ours):
         raise UsageError(
             f"{place} has files that EdgeKit did not write: {', '.join(strangers[:3])}; nothing was changed",
@@ -45,6 +51,7 @@ def require_own_folder(place: Path, *, config: str, ours: Set[str], other: str) 
             f"{place / config} was edited after EdgeKit wrote it; nothing was changed",
             hint=f"move the model away, or {other}",
         )
+    return [f"the model that was exported to {place} before was replaced"]
 
 
 def _is_ours(config: Path) -> bool:

@@ -115,7 +115,7 @@ def _exported(bundle: Path, repository: Path, name: str | None) -> TritonModel:
         raise UsageError(f"{argument('name')}: expected letters, digits, '.', '_' and '-', got '{called}'")
     place = resolved(repository) / called
     files = {f"{VERSION}/{file}" for runner in RUNNERS.values() for file in runner.files.values()}
-    require_own_folder(place, config=CONFIG, ours={CONFIG, LABELS, *files}, other=_other_folder())
+    replaced = require_own_folder(place, config=CONFIG, ours={CONFIG, LABELS, *files}, other=_other_folder())
     try:
         with staged_folder(place) as folder:
             (folder / VERSION).mkdir()
@@ -126,7 +126,7 @@ def _exported(bundle: Path, repository: Path, name: str | None) -> TritonModel:
             (folder / CONFIG).write_text(sealed(_config(called, manifest, runner)), encoding="utf-8")
     except BuildError as e:
         raise BuildError(e.message, hint=_other_folder()) from e
-    return TritonModel(place, tuple(_notes(manifest)))
+    return TritonModel(place, (*replaced, *_notes(manifest)))
 
 
 def _other_folder() -> str:

@@ -36,6 +36,18 @@ def test_the_exported_engine_is_what_onnx_runtime_loads(engine: Path, tmp_path: 
     assert [value.name for value in session.get_inputs()] == ["x"]
 
 
+def test_a_note_says_that_an_export_was_replaced(
+    engine: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["export", "triton", str(engine), str(tmp_path / "models")]
+    assert main(command) == 0
+    assert "replaced" not in capsys.readouterr().err
+    assert main(command) == 0
+    assert (
+        f"the model that was exported to {tmp_path / 'models' / 'net'} before was replaced" in capsys.readouterr().err
+    )
+
+
 def test_error_on_a_target_that_triton_cannot_serve(
     detector: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -51,6 +63,9 @@ def test_an_engine_becomes_a_configuration_of_deepstream(
     shown = capsys.readouterr()
     assert f"config: {tmp_path / 'camera' / 'config_infer_primary.txt'}" in shown.out
     assert "no parser fits: no parser decodes raw feature maps" in shown.err
+    assert "replaced" not in shown.err
+    assert main(["export", "deepstream", str(detector), str(tmp_path / "camera")]) == 0
+    assert "before was replaced" in capsys.readouterr().err
     assert (tmp_path / "camera" / "model.engine").read_bytes() == (detector / "engine.json").read_bytes()
 
 

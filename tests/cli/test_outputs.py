@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,3 +86,45 @@ def test_a_report_that_is_compared_is_not_replaced(
     assert main(["compare", str(report), str(report), "--json-file", str(place)]) == 2
     assert "which would be replaced" in capsys.readouterr().err
     assert report.read_bytes() == before
+
+
+def test_outputs_that_are_not_wanted_may_all_be_the_null_device(detector: Path) -> None:
+    null = [word for option in ("--json-file", "--html", "--markdown") for word in (option, "/dev/null")]
+    assert main(["profile", str(detector), *RUNS, *null]) == 0
+
+
+@pytest.mark.parametrize("flags", [os.O_TRUNC, os.O_APPEND])
+def test_a_stream_that_the_shell_opened_is_written_behind_what_it_has(
+    flags: int, detector: Path, tmp_path: Path, capsys: CAPTURE
+) -> None:
+    (tmp_path / "out.txt").write_text("before\n")
+    stream = os.open(tmp_path / "out.txt", os.O_WRONLY | flags)
+    kept = "before\n" if flags == os.O_APPEND else ""
+    try:
+        assert main(["profile", str(detector), *RUNS, "--json-file", f"/dev/fd/{stream}"]) == 0
+        assert main(["profile", str(detector), *RUNS, "--markdown", f"/proc/self/fd/{stream}"]) == 0
+        os.write(stream, b"after\n")
+    finally:
+        os.close(stream)
+    assert f"wrote /dev/fd/{stream}" in capsys.readouterr().err
+    written = (tmp_path / "out.txt").read_text().removeprefix(kept)
+    report, end = json.JSONDecoder().raw_decode(written)
+    assert report["samples_ms"]
+    assert written[end:].startswith("\n### detector: FP32 on null")
+    assert written.endswith("after\n")
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test_a_json_file_that_is_standard_output_is_json_and_nothing_else(
+    is_file: bool, detector: Path, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "edgekit", "profile", str(detector), *RUNS, "--json-file", "/dev/stdout"]
+    with (tmp_path / "out.txt").open("wb") as file:
+        done = subprocess.run(command, stdout=file if is_file else subprocess.PIPE, check=True)
+    written = (tmp_path / "out.txt").read_bytes() if is_file else done.stdout
+    assert json.loads(written)["samples_ms"]
+
+
+def test_a_stream_that_is_not_open_is_refused(detector: Path, capsys: CAPTURE) -> None:
+    assert main(["profile", str(detector), *RUNS, "--json-file", "/dev/fd/987654"]) == 2
+    assert "/dev/fd/987654: cannot be written: Bad file descriptor" in capsys.readouterr().err

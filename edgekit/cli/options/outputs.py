@@ -41,7 +41,7 @@ def check_outputs(ctx: click.Context) -> None:
     # Pictures and text files may be written to one folder.
     pairs = [*itertools.combinations(files, 2), *itertools.product(files, _given(ctx, OutputPlace))]
     for (name, path), (other, place) in pairs:
-        if _is_same(path, place):
+        if _is_same(path, place) and os.path.realpath(path) != os.devnull:
             raise UsageError(
                 f"{name} and {other}: expected two files, got {path} for both", hint=f"choose another name for {other}"
             )

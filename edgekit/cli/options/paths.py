@@ -10,6 +10,7 @@ import click
 
 from edgekit.cli.options.hinted import HintedError
 from edgekit.data.missing import hint_on_missing
+from edgekit.storage import descriptor_of
 
 __all__ = ["InputPath", "OutputFile", "OutputPlace"]
 
@@ -37,7 +38,8 @@ class OutputFile(click.Path):
     """A file to write.
 
     Args:
-        suffixes: suffixes of such files; a file that exists and has another suffix is not replaced.
+        suffixes: suffixes of such files; a file that exists and has another suffix is not replaced. An open stream,
+            such as ``/dev/stdout``, may be any file.
     """
 
     def __init__(self, *suffixes: str) -> None:
@@ -46,6 +48,8 @@ class OutputFile(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if descriptor_of(path) is not None:
+            return path
         if path.is_file() and self.suffixes and path.suffix.lower() not in self.suffixes:
             raise HintedError(
                 f"expected a new file, or one that ends in {' or '.join(self.suffixes)}, got '{path}', which exists",

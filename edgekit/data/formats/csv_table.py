@@ -325,6 +325,10 @@ def _number_hint(fields: list[str], layout: _Layout, column: int) -> str:
 def _count(classes: dict[str, int], name: str, where: str) -> None:
     if not name:
         raise DataError(f"{where}: expected a class in the target column, got an empty field")
+    if name.lower().endswith(image_suffixes()):
+        raise DataError(
+            f"{where}: expected a class in the target column, got an image, '{name[:40]}'", hint=TABLE_OF_IMAGES_HINT
+        )
     name = class_name(name)
     classes[name] = classes.get(name, 0) + 1
     if len(classes) > _MAX_CLASSES:

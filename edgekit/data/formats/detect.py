@@ -78,8 +78,10 @@ def _annotations_of_classes(folders: Sequence[Path]) -> str:
     for folder in folders[:3]:
         if found := next(_annotations(folder), None):
             return f"{folder} has {_ANNOTATIONS[found]}{_NOT_READ}; give that folder alone to read its boxes"
-        if other := unsupported_format(folder, levels=1):
-            return f"{folder} has {other.name}{_NOT_READ}"
+        inner = [below for each in folders_in(folder)[:3] for below in (each, *folders_in(each)[:3])]
+        for place in (folder, *inner):
+            if other := unsupported_format(place, levels=1):
+                return f"{place} has {other.name}{_NOT_READ}"
     return ""
 
 

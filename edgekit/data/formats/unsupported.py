@@ -86,7 +86,7 @@ _BY_SEVERAL_WORDS = {
     (b'"image_id"', b'"score"'): ("results of a detector", "give the annotations, such as instances_val2017.json"),
 }
 _IMAGE_AND_CLASS = re.compile(r"\S.*\.(?:bmp|jpe?g|png|tiff?|webp)[ \t,;]\s*[\w-]{1,40}", re.IGNORECASE)
-_DOTA_FIELDS, _KITTI_FIELDS, _VISDRONE_COMMAS = 10, (15, 16), 7
+_DOTA_FIELDS, _KITTI_FIELDS, _VISDRONE_COMMAS, _OID_NUMBERS = 10, (15, 16), 7, 4
 
 
 class Unsupported(NamedTuple):
@@ -125,6 +125,9 @@ def program_of_line(line: str) -> str | None:
         return "labels of KITTI"
     if len(fields) == _DOTA_FIELDS and words == [False] * 8 + [True, False] or line.startswith("imagesource:"):
         return "labels of DOTA, which have corners in px, a name and a difficulty"
+    if len(fields) > _OID_NUMBERS and words[0] and words[-_OID_NUMBERS:] == [False] * _OID_NUMBERS:
+        if max(map(float, fields[-_OID_NUMBERS:])) > 1:  # no fractions, as YOLO's
+            return "labels of OIDv4 ToolKit, which have a name and corners in px"
     if len(fields) == 1 and line.count(",") >= _VISDRONE_COMMAS:
         return "labels with commas, as VisDrone and MOT have them"
     return None

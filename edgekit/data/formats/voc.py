@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -178,18 +178,28 @@ def _chosen(
         require_drawn(wanted, str(root))
         return [read[key] for key in part_of(list(read), wanted, str)], wanted, notes_on_drawn(wanted)
     split, notes = available_split(lists, wanted, f"{root}: lists in ImageSets/Main")
-    stems = {key.rpartition("/")[2]: key for key in read}
+    stems: dict[str, list[str]] = {}
+    for key in read:
+        stems.setdefault(key.rpartition("/")[2], []).append(key)
     chosen: dict[str, VocAnnotation] = {}
     first: DataError | None = None
     several = len(lists[split]) > 1
     for file, line in ((each, line) for each in lists[split] for line in text_lines(each)):
         text = line.text.strip().replace("\\", "/")
-        key = next((key for name in _names(text) for key in (name, stems.get(name)) if key in read), None)
         where = f"{file}, line {line.number}"
-        if key is None:
+        found = _files_named(text, read, stems)
+        key = found[0] if found else ""
+        if not found:
             error = DataError(f"{where}: expected the name of a file in Annotations, got '{text[:80]}'")
             first = first or error
             tally.skip("listed images without an annotation file", error)
+        elif len(found) > 1:
+            error = DataError(
+                f"{where}: expected one file called {text[:80]} in Annotations, got {', '.join(found[:3])}",
+                hint="move all but one of these folders out of Annotations",
+            )
+            first = first or error
+            tally.skip("listed images with several annotation files", error)
         elif key in chosen and several:
             continue  # the list of each class has all images
         elif key in chosen:
@@ -200,6 +210,16 @@ def _chosen(
     if first is not None and not chosen:
         raise first
     return list(chosen.values()), split, notes
+
+
+def _files_named(line: str, read: Container[str], stems: Mapping[str, list[str]]) -> list[str]:
+    """Returns the files that a line of a list names; several where folders of ``Annotations`` have the same names."""
+    for name in _names(line):
+        if name in read:
+            return [name]
+        if name in stems:
+            return stems[name]
+    return []
 
 
 def _names(line: str) -> Iterable[str]:
@@ -288,6 +308,8 @@ class _Images:
     def __init__(self, root: Path) -> None:
         found = [child(root, name) for name in _IMAGE_FOLDERS]
         folders = [folder for folder in found if folder is not None and folder.is_dir()]
+        # DIOR's JPEGImages-trainval and JPEGImages-test
+        folders += [each for each in folders_in(root) if each.name.lower().startswith("jpegimages-")]
         self._folder = folders[0] if folders else root
         self._by_stem: dict[str, list[Path]] = {}
         self._by_name: dict[str, Path] = {}

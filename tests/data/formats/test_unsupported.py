@@ -137,6 +137,30 @@ def test_images_without_labels_are_named(tmp_path: Path) -> None:
     assert "a folder of its own" in error.value.hint
 
 
+def test_names_of_images_are_no_classes_of_a_table(tmp_path: Path) -> None:
+    rows = "Width,Height,ClassId,Path\n" + "".join(f"{27 + i},26,{i % 3},Train/{i}.png\n" for i in range(9))
+    written(tmp_path, {"Train.csv": rows})
+    with pytest.raises(DataError, match=r"line 2: expected a class in the target column, got an image, 'Train/0.png'"):
+        data_set(str(tmp_path / "Train.csv"), split="train")
+
+
+@pytest.mark.parametrize("splits", [("",), ("train/", "test/")])
+def test_labels_in_a_folder_of_each_class_are_noted(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    for split in splits:
+        for name in ("Apple", "Orange"):
+            text = f"{name} 1.0 2.0 30.0 40.5\n"
+            pictures = {f"{split}{name}/{i}.jpg": "" for i in range(3)}
+            written(tmp_path, {**pictures, **{f"{split}{name}/Label/{i}.txt": text for i in range(3)}})
+    notes = data_set(str(tmp_path), split="train").notes
+    assert any("Label has labels of OIDv4 ToolKit" in note and "only the images are read" in note for note in notes)
+
+
+def test_labels_of_one_class_of_oidv4_are_named(tmp_path: Path) -> None:
+    written(tmp_path, {"1.jpg": "", "Label/1.txt": "Vehicle registration plate 1.0 2.0 30.0 40.5\n"})
+    with pytest.raises(DataError, match="labels of OIDv4 ToolKit"):
+        data_set(str(tmp_path), split="train")
+
+
 @pytest.mark.parametrize("rows", ["id,label\n1,3\n2,5\n", "image_id,label\n1,cat\n2,dog\n"])
 def test_numbers_of_images_are_no_features(tmp_path: Path, rows: str) -> None:
     written(tmp_path, {"trainLabels.csv": rows})

@@ -314,3 +314,36 @@ def test_lists_come_before_subfolders_of_annotations(tmp_path):
         Image.new("RGB", (40, 30)).save(root / "JPEGImages" / f"{key}.jpg")
     assert ids(voc_from_path(root, Choice("train"))) == ["a.jpg"]
     assert ids(voc_from_path(root, Choice("val"))) == ["b.jpg"]
+
+
+def test_images_of_dior_lie_in_a_folder_of_each_part(tmp_path):
+    root = write(tmp_path, {stem: annotation(thing()) for stem in "ab"}, {"train": ["a"], "test": ["b"]})
+    for stem, folder in (("a", "JPEGImages-trainval"), ("b", "JPEGImages-test")):
+        (root / folder).mkdir()
+        (root / "JPEGImages" / f"{stem}.jpg").rename(root / folder / f"{stem}.jpg")
+    (root / "JPEGImages").rmdir()
+    for split, stem in (("train", "a"), ("test", "b")):
+        found = voc_from_path(root, Choice(split))
+        assert ids(found) == [f"{stem}.jpg"] and found[0].input.shape == (30, 40, 3)
+        assert found[0].target.corners.tolist() == [[0, 1, 10, 20]]
+
+
+def test_two_files_for_one_listed_image_are_refused(tmp_path):
+    root = write(tmp_path, {"a": annotation(thing())}, {"train": ["a"]})
+    for folder in ("Horizontal", "Oriented"):
+        (root / "Annotations" / folder).mkdir()
+        (root / "Annotations" / folder / "a.xml").write_text(annotation(thing()))
+    (root / "Annotations" / "a.xml").unlink()
+    with pytest.raises(DataError, match="expected one file called a in Annotations, got Horizontal/a, Oriented/a"):
+        voc_from_path(root, Choice("train"))
+
+
+def test_one_listed_image_with_two_files_is_left_out_and_counted(tmp_path):
+    root = write(tmp_path, {name: annotation(thing()) for name in "abc"}, {"train": ["a", "b", "c"]})
+    for folder in ("new", "old"):
+        (root / "Annotations" / folder).mkdir()
+        (root / "Annotations" / folder / "a.xml").write_text(annotation(thing()))
+    (root / "Annotations" / "a.xml").unlink()
+    found = voc_from_path(root, Choice("train"))
+    assert ids(found) == ["b.jpg", "c.jpg"]
+    assert any("several annotation files" in note and "new/a, old/a" in note for note in found.notes)
