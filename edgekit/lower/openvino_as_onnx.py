@@ -43,6 +43,7 @@ from edgekit.lower.truncate_to_integers import TRUNCATING, TruncateToIntegers
 from edgekit.lower.unsigned_integers import UnsignedIntegers
 from edgekit.lower.vectors_as_matrices import VectorsAsMatrices
 from edgekit.lower.weights_without_zero_point import WeightsWithoutZeroPoint
+from edgekit.lower.widen_kernel_rows import WidenKernelRows
 from edgekit.lower.widen_padded_points import WidenPaddedPoints
 from edgekit.lower.wrap_integers import WRAPPING, WrapIntegers
 from edgekit.lower.wrap_pads import WrapPads
@@ -82,6 +83,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
             *map(QuantizeBeforeMax, maxima),
             PadOutsideWindows(),
             WidenPaddedPoints(),
+            WidenKernelRows(),
             PoolBeforePoints(),
             *map(StopDequantizers, STOPPING),
             *map(KeepMasksFinite, ("Add", "Sub")),

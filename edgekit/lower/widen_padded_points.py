@@ -7,7 +7,7 @@ import onnx_ir as ir
 
 from edgekit.lower.rewriting import NotApplicable, RewritePass, initializer, new_node, stored_constant
 
-__all__ = ["WidenPaddedPoints"]
+__all__ = ["WidenPaddedPoints", "widen_weights"]
 
 
 class WidenPaddedPoints(RewritePass):
@@ -36,7 +36,7 @@ class WidenPaddedPoints(RewritePass):
             raise NotApplicable("it has no pads")
         if not _has_stride(node) and not _strides_behind(node):
             raise NotApplicable("it has no stride")
-        _widen_weights(node, graph, rank)
+        widen_weights(node, graph, rank)
         pads[-1] += 1
         node.attributes["pads"] = ir.AttrInt64s("pads", pads)
         node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [1] * (rank - 1) + [2])
@@ -79,8 +79,8 @@ def _strides_behind(node: ir.Node) -> bool:
     return False
 
 
-def _widen_weights(node: ir.Node, graph: ir.Graph, rank: int) -> None:
-    """Pads the weights by one element of zero; weights of 8 bits stay in 8 bits."""
+def widen_weights(node: ir.Node, graph: ir.Graph, rank: int) -> None:
+    """Pads the weights of a ``Conv`` by one element of zero along the last axis; weights of 8 bits stay in 8 bits."""
     weights, name = node.inputs[1], f"{node.outputs[0].name}.wide"
     around = initializer(graph, f"{name}.pads", np.asarray([0] * (2 * rank + 3) + [1], np.int64))
     source = weights.producer() if weights is not None else None
@@ -91,13 +91,25 @@ def _widen_weights(node: ir.Node, graph: ir.Graph, rank: int) -> None:
         graph.insert_before(node, [wide])
         node.replace_input_with(1, wide.outputs[0])
         return
-    wide = new_node("Pad", [source.inputs[0], around, *([fill] if fill else [])], name=name, output=name)
-    real = new_node(
-        "DequantizeLinear", [wide.outputs[0], *source.inputs[1:]], name=f"{name}.real", output=f"{name}.real"
-    )
+    wide = _padded_constant(graph, name, source.inputs[0], fill)
+    if wide is None:
+        pad = new_node("Pad", [source.inputs[0], around, *([fill] if fill else [])], name=name, output=name)
+        graph.insert_before(node, [pad])
+        wide = pad.outputs[0]
+    real = new_node("DequantizeLinear", [wide, *source.inputs[1:]], name=f"{name}.real", output=f"{name}.real")
     real.attributes.update(source.attributes)
-    graph.insert_before(node, [wide, real])
+    graph.insert_before(node, [real])
     node.replace_input_with(1, real.outputs[0])
+
+
+def _padded_constant(graph: ir.Graph, name: str, weights: ir.Value | None, fill: ir.Value | None) -> ir.Value | None:
+    """Returns stored weights with one element more as stored weights, which later passes read; None for others."""
+    tensor, zero = stored_constant(weights), stored_constant(fill)
+    if tensor is None or tensor.dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
+        return None
+    array = tensor.numpy()
+    ends = [(0, 0)] * (array.ndim - 1) + [(0, 1)]
+    return initializer(graph, name, np.pad(array, ends, constant_values=zero.numpy().item() if zero is not None else 0))
 
 
 def _same_everywhere(graph: ir.Graph, name: str, zero: ir.Value | None) -> ir.Value | None:
