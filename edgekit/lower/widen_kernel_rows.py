@@ -35,13 +35,15 @@ class WidenKernelRows(RewritePass):
 
     def rewrite(self, node: ir.Node, graph: ir.Graph) -> None:
         """See `RewritePass.rewrite`."""
-        source = node.inputs[1].producer() if node.inputs[1] is not None else None
-        if source is None or source.op_type != "DequantizeLinear":
+        weights = node.inputs[1]
+        source = weights.producer() if weights is not None else None
+        if weights is None or source is None or source.op_type != "DequantizeLinear":
             raise NotApplicable("its weights are floats")
-        shape = node.inputs[1].shape or source.inputs[0].shape
-        if shape is None or not all(isinstance(size, int) for size in shape):
+        integers = source.inputs[0]
+        shape = integers.shape if weights.shape is None and integers is not None else weights.shape
+        if shape is None or not shape.is_static():
             raise NotApplicable("the shape of its weights is not known")
-        _, channels, *kernel = [int(size) for size in shape]
+        _, channels, *kernel = shape.numpy()
         row = channels * kernel[-1]
         if channels >= _TILE // 2 or channels % _PACKED or row <= _TILE or row % _TILE:
             raise NotApplicable("its rows fill no tiles exactly")

@@ -91,12 +91,12 @@ def widen_weights(node: ir.Node, graph: ir.Graph, rank: int) -> None:
         graph.insert_before(node, [wide])
         node.replace_input_with(1, wide.outputs[0])
         return
-    wide = _padded_constant(graph, name, source.inputs[0], fill)
-    if wide is None:
+    stored = _padded_constant(graph, name, source.inputs[0], fill)
+    if stored is None:
         pad = new_node("Pad", [source.inputs[0], around, *([fill] if fill else [])], name=name, output=name)
         graph.insert_before(node, [pad])
-        wide = pad.outputs[0]
-    real = new_node("DequantizeLinear", [wide, *source.inputs[1:]], name=f"{name}.real", output=f"{name}.real")
+        stored = pad.outputs[0]
+    real = new_node("DequantizeLinear", [stored, *source.inputs[1:]], name=f"{name}.real", output=f"{name}.real")
     real.attributes.update(source.attributes)
     graph.insert_before(node, [real])
     node.replace_input_with(1, real.outputs[0])
