@@ -81,9 +81,9 @@ def compute_as_onnx(model: ir.Model) -> bool:
             *pools,
             ResizeAsProduct(),
             *map(QuantizeBeforeMax, maxima),
+            WidenKernelRows(),  # reads shapes, which the next pass does not write
             PadOutsideWindows(),
             WidenPaddedPoints(),
-            WidenKernelRows(),
             PoolBeforePoints(),
             *map(StopDequantizers, STOPPING),
             *map(KeepMasksFinite, ("Add", "Sub")),

@@ -1,4 +1,4 @@
-"""Gives integer convolutions of few channels a wider kernel, for a backend that mixes up the weights of some widths."""
+"""Gives integer convolutions a wider kernel, for a backend that computes some widths wrong on processors with AMX."""
 
 from __future__ import annotations
 
@@ -17,17 +17,22 @@ _PACKED = 4
 
 
 class WidenKernelRows(RewritePass):
-    """Adds a column of zeros to the kernel of a ``Conv`` of 8-bit weights, where its rows fill tiles of AMX exactly.
+    """Adds columns of zeros to the kernel of a ``Conv`` of 8-bit weights, where OpenVINO's kernels for AMX are wrong.
 
-    OpenVINO 2026.4 reads a row of the kernel and its channels as one axis on processors with AMX, if a group has fewer
-    than 32 channels, and neither stride nor dilation stands along the last axis. If the channels are a multiple of 4,
-    and the axis is 128, 192, 256 or another multiple of the tile's 64, its outputs are wrong: -5 dB for 16 channels and
-    a kernel of 8. With one column more, they are right. Measured for groups of 1 to 64 channels and kernels of 1 to 64,
-    with one axis and two; kernels of AVX-512 are right. An engine may be loaded on another processor than it is
-    built on, so that the column is added on all.
+    Measured with OpenVINO 2026.4, for groups of 1 to 256 channels and kernels of 1 to 64, with one axis and two; its
+    kernels for AVX-512 are right. An engine may be loaded on another processor than it is built on, so that the columns
+    are added on all:
+
+    - A row of the kernel and its channels are read as one axis, if a group has fewer than 32 channels, and no dilation
+      stands along the last axis. If the channels are a multiple of 4, and that axis is 128, 192, 256 or another
+      multiple of the tile's 64, outputs are wrong: -5 dB for 16 channels and a kernel of 8, most often without a
+      stride. With one column more, they are right.
+    - Where the output is one column wide and five or more high, and the last axis has a stride, outputs are wrong. With
+      a kernel as wide as the input and its pads, they are right, and no stride is needed.
 
     Preconditions: values have their shapes; the opset is 13 or newer.
-    Postconditions: no Conv whose weights are dequantized has such rows. Names stay; results are equal.
+    Postconditions: no Conv whose weights are dequantized has such rows or outputs, if its pads are numbers. Names stay;
+        results are equal.
     """
 
     operator = "Conv"
@@ -44,19 +49,50 @@ class WidenKernelRows(RewritePass):
         if shape is None or not shape.is_static():
             raise NotApplicable("the shape of its weights is not known")
         _, channels, *kernel = shape.numpy()
-        row = channels * kernel[-1]
-        if channels >= _TILE // 2 or channels % _PACKED or row <= _TILE or row % _TILE:
-            raise NotApplicable("its rows fill no tiles exactly")
-        if node.attributes.get_ints("strides", (1,))[-1] != 1 or node.attributes.get_ints("dilations", (1,))[-1] != 1:
-            raise NotApplicable("its rows have a stride or a dilation")
+        unread = _unread_columns(node, kernel)
+        behind = _columns_behind_tiles(node, channels, kernel[-1] + (unread or 0))
+        if unread is None and not behind:
+            raise NotApplicable("neither its rows nor its outputs are of a width that is computed wrong")
         if node.attributes.get_string("auto_pad", "NOTSET") in ("SAME_LOWER", "SAME_UPPER"):
             _write_pads(node, kernel)
-        widen_weights(node, graph, len(kernel))
+        columns = (unread or 0) + behind
+        if columns:
+            widen_weights(node, graph, len(kernel), columns)
+        if unread is not None:
+            strides = node.attributes.get_ints("strides", [1] * len(kernel))
+            node.attributes["strides"] = ir.AttrInt64s("strides", [*strides[:-1], 1])
         pads = list(node.attributes.get_ints("pads", [0] * 2 * len(kernel)))
-        pads[-1] += 1
+        pads[-1] += behind
         node.attributes["pads"] = ir.AttrInt64s("pads", pads)
-        node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [*kernel[:-1], kernel[-1] + 1])
+        node.attributes["kernel_shape"] = ir.AttrInt64s("kernel_shape", [*kernel[:-1], kernel[-1] + columns])
         node.attributes.pop("auto_pad", None)
+
+
+def _columns_behind_tiles(node: ir.Node, channels: int, width: int) -> int:
+    """Returns 1 if the rows of a kernel fill tiles exactly, else 0."""
+    row = channels * width
+    if channels >= _TILE // 2 or channels % _PACKED or row <= _TILE or row % _TILE:
+        return 0
+    return int(node.attributes.get_ints("dilations", (1,))[-1] == 1)
+
+
+def _unread_columns(node: ir.Node, kernel: list[int]) -> int | None:
+    """Returns how many columns of the input are not read if the output is one column wide, despite a stride; or None.
+
+    Convolutions of one axis are right.
+    """
+    data, rank = node.inputs[0], len(kernel)
+    stride = node.attributes.get_ints("strides", (1,))[-1]
+    dilation = node.attributes.get_ints("dilations", (1,))[-1]
+    plain = node.attributes.get_string("auto_pad", "NOTSET") in ("NOTSET", "VALID")
+    if rank < 2 or stride == 1 or dilation != 1 or not plain or data is None or data.shape is None:
+        return None
+    width = data.shape[-1]
+    if not isinstance(width, int):
+        return None
+    pads = node.attributes.get_ints("pads", [0] * 2 * rank)
+    unread = width + pads[rank - 1] + pads[-1] - kernel[-1]
+    return unread if unread < stride else None
 
 
 def _write_pads(node: ir.Node, kernel: list[int]) -> None:

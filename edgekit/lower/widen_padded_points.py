@@ -79,10 +79,17 @@ def _strides_behind(node: ir.Node) -> bool:
     return False
 
 
-def widen_weights(node: ir.Node, graph: ir.Graph, rank: int) -> None:
-    """Pads the weights of a ``Conv`` by one element of zero along the last axis; weights of 8 bits stay in 8 bits."""
+def widen_weights(node: ir.Node, graph: ir.Graph, rank: int, columns: int = 1) -> None:
+    """Pads the weights of a ``Conv`` by zeros at the end of the last axis; weights of 8 bits stay in 8 bits.
+
+    Args:
+        node: the convolution, whose attributes stay as they are.
+        graph: its graph.
+        rank: axes of the kernel.
+        columns: elements to add.
+    """
     weights, name = node.inputs[1], f"{node.outputs[0].name}.wide"
-    around = initializer(graph, f"{name}.pads", np.asarray([0] * (2 * rank + 3) + [1], np.int64))
+    around = initializer(graph, f"{name}.pads", np.asarray([0] * (2 * rank + 3) + [columns], np.int64))
     source = weights.producer() if weights is not None else None
     zero = source.inputs[2] if source is not None and len(source.inputs) > 2 else None
     fill = _same_everywhere(graph, f"{name}.zero_point", zero)
@@ -91,7 +98,7 @@ def widen_weights(node: ir.Node, graph: ir.Graph, rank: int) -> None:
         graph.insert_before(node, [wide])
         node.replace_input_with(1, wide.outputs[0])
         return
-    stored = _padded_constant(graph, name, source.inputs[0], fill)
+    stored = _padded_constant(graph, name, source.inputs[0], fill, columns)
     if stored is None:
         pad = new_node("Pad", [source.inputs[0], around, *([fill] if fill else [])], name=name, output=name)
         graph.insert_before(node, [pad])
@@ -102,13 +109,15 @@ def widen_weights(node: ir.Node, graph: ir.Graph, rank: int) -> None:
     node.replace_input_with(1, real.outputs[0])
 
 
-def _padded_constant(graph: ir.Graph, name: str, weights: ir.Value | None, fill: ir.Value | None) -> ir.Value | None:
-    """Returns stored weights with one element more as stored weights, which later passes read; None for others."""
+def _padded_constant(
+    graph: ir.Graph, name: str, weights: ir.Value | None, fill: ir.Value | None, columns: int
+) -> ir.Value | None:
+    """Returns stored weights with more elements as stored weights, which later passes read; None for others."""
     tensor, zero = stored_constant(weights), stored_constant(fill)
     if tensor is None or tensor.dtype not in (ir.DataType.INT8, ir.DataType.UINT8):
         return None
     array = tensor.numpy()
-    ends = [(0, 0)] * (array.ndim - 1) + [(0, 1)]
+    ends = [(0, 0)] * (array.ndim - 1) + [(0, columns)]
     return initializer(graph, name, np.pad(array, ends, constant_values=zero.numpy().item() if zero is not None else 0))
 
 

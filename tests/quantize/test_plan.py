@@ -414,3 +414,20 @@ def test_matrix_products_of_such_columns_stay_in_float_too(graph_of, weights, co
     )
     for graph in (constant, computed):
         assert bool(planned(graph, TILES)[2]) == (columns in (24, 65))
+
+
+@pytest.mark.parametrize(
+    ("channels", "outputs", "groups", "on_integers"),
+    [(6, 48, 2, False), (6, 65, 4, False), (6, 64, 2, True), (6, 32, 2, True), (32, 48, 2, True), (6, 48, 1, True)],
+)
+def test_openvino_keeps_groups_in_float_whose_zero_points_it_mixes_up(
+    graph_of, weights, channels, outputs, groups, on_integers
+):
+    graph = graph_of(
+        f"""g (float[1, {channels * groups}, 8, 8] x) => (float[1, {outputs * groups}, 8, 8] y) {{
+            y = Conv <group = {groups}, pads = [1, 1, 1, 1]> (x, w) }}""",
+        w=weights(outputs * groups, channels, 3, 3),
+    )
+    skipped = planned(graph, msgspec.structs.replace(OPENVINO, stem_channels=0))[2]
+    assert bool(skipped) != on_integers
+    assert all("zero point of one group" in reason for reason in skipped.values())

@@ -31,6 +31,9 @@ ATTENTION_QUERIES = 16
 """Of 128 keys that come from a cache, 1 to 8 queries take 0.94 of the time with attention on integers, and the cache
 has to be rounded in each run. A Llama's step of one token takes 0.96, and keeps 11.6 dB instead of 21.5."""
 
+# Names in `edgekit.quantize.kernel_limits`.
+LIMITS = frozenset({"average-of-pads", "average-of-pads-behind-matmul", "concat-of-other-axes", "groups-of-odd-blocks"})
+
 
 def scheme_of_processor() -> QuantScheme:
     """Returns a scheme with uint8 activations at the inputs of products, and of the operators between them.
@@ -60,7 +63,7 @@ def scheme_of_processor() -> QuantScheme:
         float_bias=True,
         own_ranges=True,
         weights_only="channels",
-        limits=frozenset({"average-of-pads", "average-of-pads-behind-matmul", "concat-of-other-axes"}),
+        limits=LIMITS,
         without_zero_point=frozenset({"ConvTranspose"}),
         slow_convolutions=SLOW_CONVOLUTIONS if here.arch == "x86_64" else (),
         split_channels=MIN_CHANNELS if may_lower() else 0,
