@@ -133,7 +133,8 @@ def debug(
 def _require_no_build_options(given: Mapping[str, Any]) -> None:
     """Refuses options of a build, which an engine has from its own: they would do nothing."""
     config = build_config(**given)
-    for group in config.groups:
+    # Those of a backend first: they are given together with a target.
+    for group in sorted(config.groups, key=lambda each: each is not config.target.engine):
         within = "engine" if group is config.target.engine else ""
         for found in given_options(group):
             if found.always and given[found.name] in ("int8", None) or found.name == "calib":

@@ -86,6 +86,7 @@ _BY_SEVERAL_WORDS = {
     (b'"image_id"', b'"score"'): ("results of a detector", "give the annotations, such as instances_val2017.json"),
 }
 _IMAGE_AND_CLASS = re.compile(r"\S.*\.(?:bmp|jpe?g|png|tiff?|webp)[ \t,;]\s*[\w-]{1,40}", re.IGNORECASE)
+_NUMBER = re.compile(r"-?(?:\d+\.?\d*|\.\d+)", re.ASCII)
 _DOTA_FIELDS, _KITTI_FIELDS, _VISDRONE_COMMAS, _OID_NUMBERS = 10, (15, 16), 7, 4
 
 
@@ -120,7 +121,7 @@ def is_table_of_images(header: tuple[str, ...]) -> bool:
 def program_of_line(line: str) -> str | None:
     """Returns the name of the labels of which a line of text is typical, if it is one that is known and not read."""
     fields = line.split()
-    words = [not field.replace(".", "").lstrip("-").isdigit() for field in fields]
+    words = [_NUMBER.fullmatch(field) is None for field in fields]
     if len(fields) in _KITTI_FIELDS and words == [True] + [False] * (len(fields) - 1):
         return "labels of KITTI"
     if len(fields) == _DOTA_FIELDS and words == [False] * 8 + [True, False] or line.startswith("imagesource:"):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from edgekit.data.examples import data_set
+from edgekit.data.formats.unsupported import program_of_line
 from edgekit.errors import DataError
 
 
@@ -234,3 +235,9 @@ def test_photos_beside_those_that_are_read_are_noted(tmp_path: Path) -> None:
     written(tmp_path, {f"{name}/{i}.jpg": "" for name in ("cat", "dog") for i in range(2)} | {"cat/3.heic": ""})
     (note, *_) = data_set(str(tmp_path), split="train").notes
     assert note.startswith(f"{tmp_path / 'cat'} has photos that Pillow does not read: only the images are read")
+
+
+@pytest.mark.parametrize("number", ["0.2.65536", "²", "1.5.", "-", "--3", "."])
+def test_what_only_looks_like_a_number_is_a_word(number: str) -> None:
+    assert program_of_line(f"Coin 3.5 7 {number} 99") is None
+    assert program_of_line("Coin 3.5 7 88.25 99") == "labels of OIDv4 ToolKit, which have a name and corners in px"
