@@ -9,8 +9,7 @@ from edgekit.graph.passes.remove_static_quantization import RemoveStaticQuantiza
 
 __all__ = ["FEW_BITS", "ROUNDED", "other_product", "round_in_floats"]
 
-_FOUR_BITS = frozenset({ir.DataType.INT4, ir.DataType.UINT4})
-FEW_BITS = _FOUR_BITS | {ir.DataType.INT8, ir.DataType.UINT8}
+FEW_BITS = frozenset({ir.DataType.INT4, ir.DataType.UINT4, ir.DataType.INT8, ir.DataType.UINT8})
 """Integers of 8 bits and fewer."""
 ROUNDED = FEW_BITS | {ir.DataType.INT16, ir.DataType.UINT16, ir.DataType.INT32}
 """All integers of quantized values, those of biases too."""
