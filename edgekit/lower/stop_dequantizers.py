@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from edgekit.lower.rewriting import NotApplicable, RewritePass, initializer, new_node, stored_constant
+from edgekit.lower.rewriting import NotApplicable, RewritePass, dequantizer, initializer, new_node, stored_constant
+from edgekit.quantize.kernel_limits import limit_of
 
 __all__ = ["STOPPING", "StopDequantizers", "in_floats", "may_be_integers"]
 
-STOPPING = ("AveragePool", "GlobalAveragePool", "Pad", "ReduceMean", "ReduceSum")
+STOPPING = ("AveragePool", "Conv", "GlobalAveragePool", "Pad", "ReduceMean", "ReduceSum")
 """Operators that `StopDequantizers` is for."""
 
 _LOWEST = np.asarray(np.finfo(np.float32).min)
@@ -29,6 +30,8 @@ class StopDequantizers(RewritePass):
     - a ``GlobalAveragePool`` over one axis of size, with more elements in the first axis than channels, of which there
       are several;
     - an ``AveragePool`` that counts its pads: they are 0 among the integers, where their zero point is meant;
+    - a ``Conv`` of integer weights whose groups have fewer than 32 channels, and more than 32 outputs: on processors
+      with AMX, it takes the zero point of one group for all, where that is not 0;
     - a ``Pad`` with another number than 0 along one axis: it takes the number for an integer. With 0, it does so
       along an axis of one element, such as that of a batch of one.
 
@@ -80,6 +83,14 @@ def _is_right_pooling(node: ir.Node, data: ir.Value) -> bool:
     return not padded or node.attributes.get_int("count_include_pad", 0) == 0
 
 
+def _is_right_convolution(node: ir.Node, data: ir.Value) -> bool:
+    if limit_of(node, {"groups-of-many-outputs"}) is None or not may_be_integers(node.inputs[1]):
+        return True
+    source = dequantizer(data)
+    zero = stored_constant(source.inputs[2]) if source is not None else None
+    return zero is not None and not zero.numpy().any()
+
+
 def _is_right_padding(node: ir.Node, data: ir.Value) -> bool:
     if node.attributes.get_string("mode", "constant") != "constant":
         return True
@@ -102,6 +113,7 @@ def _lengthens_one(node: ir.Node, data: ir.Value) -> bool:
 
 _IS_RIGHT = {
     "AveragePool": _is_right_pooling,
+    "Conv": _is_right_convolution,
     "GlobalAveragePool": _is_right_global_pooling,
     "Pad": _is_right_padding,
     "ReduceMean": _is_right_mean,
@@ -109,9 +121,9 @@ _IS_RIGHT = {
 }
 
 
-def may_be_integers(value: ir.Value) -> bool:
+def may_be_integers(value: ir.Value | None) -> bool:
     """Whether OpenVINO could have a value in integers: it is dequantized, and perhaps moved."""
-    node = value.producer()
+    node = value.producer() if value is not None else None
     while node is not None and node.op_type in _MOVED_ACROSS:
         before = [each for each in node.inputs if each is not None and each.const_value is None]
         node = before[0].producer() if before else None

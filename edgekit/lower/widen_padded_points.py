@@ -105,6 +105,9 @@ def widen_weights(node: ir.Node, graph: ir.Graph, rank: int, columns: int = 1) -
         stored = pad.outputs[0]
     real = new_node("DequantizeLinear", [stored, *source.inputs[1:]], name=f"{name}.real", output=f"{name}.real")
     real.attributes.update(source.attributes)
+    if weights is not None and weights.shape is not None and weights.shape.is_static():
+        *others, width = weights.shape.numpy()
+        real.outputs[0].type, real.outputs[0].shape = weights.type, ir.Shape([*others, width + columns])
     graph.insert_before(node, [real])
     node.replace_input_with(1, real.outputs[0])
 

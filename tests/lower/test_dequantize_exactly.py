@@ -9,9 +9,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.backend import BuildOptions
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import save_graph
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.lower.dequantize_exactly import STEPPED, DequantizeExactly
 from edgekit.lower.rewriting import lower
@@ -77,12 +76,8 @@ def compare(made: onnx.ModelProto, kind: type[np.generic], zero: int, scale: flo
     row = ((np.arange(256) + limits.min - zero) * np.float32(scale)).astype(np.float32)
     feed = {"x": np.stack([row, row[::-1]]), "x2": np.stack([np.roll(row, 7), row])}
     expected = Evaluator(graph).run(feed)["y"]
-    save_graph(graph, tmp_path / "graph.onnx")
-    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=Precision.FP32))
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run(feed)["y"]
-    engine.close()
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-4)
+    _, outputs = run_in_openvino(graph, feed, tmp_path, BuildOptions(precision=Precision.FP32))
+    np.testing.assert_allclose(outputs["y"], expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kind", "zero", "scale"), [(np.uint8, 131, 0.1), (np.int8, -7, 0.0237)])

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
-from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.backend import BuildOptions
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import save_graph
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.specs import Precision
+from tests.lower.models import run_in_openvino
 
 LOOP = """y, k, ys = Loop (three, yes, x, w) <body = b (int64 i, bool c, float[2, 4] s, float[4] v)
     => (bool d, float[2, 4] t, float[4] v_out, float[2, 4] o) {{ {body}  d = Identity (c) }}>"""
@@ -46,11 +46,7 @@ def test_states_that_a_body_passes_on_are_built(body: str, twice: bool, tmp_path
     random = np.random.default_rng(0)
     feed = {name: random.standard_normal(shape).astype(np.float32) for name, shape in {"x": (2, 4), "w": (4,)}.items()}
     expected = Evaluator(graph).run(feed)
-    save_graph(graph, tmp_path / "graph.onnx")
     options = BuildOptions(precision=Precision.FP32, threads=1)
-    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, options)
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run(feed)
-    engine.close()
+    _, got = run_in_openvino(graph, feed, tmp_path, options)
     for name in ("y", "k", "ys"):
         np.testing.assert_allclose(got[name], expected[name], atol=1e-5)

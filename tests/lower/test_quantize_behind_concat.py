@@ -9,14 +9,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from edgekit.engine.backend import BuildOptions, BuildResult, backend
+from edgekit.engine.backend import BuildOptions, BuildResult
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import save_graph
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.lower.quantize_behind_concat import QuantizeBehindConcat
 from edgekit.lower.rewriting import lower
 from edgekit.specs import Precision
-from tests.lower.models import model_of_text
+from tests.lower.models import model_of_text, run_in_openvino
 
 RANDOM = np.random.default_rng(8)
 CONSTANTS = {
@@ -72,12 +71,9 @@ def compare(made: onnx.ModelProto, tmp_path: Path, layers: dict[str, int], outpu
         for value in made.graph.input
     }
     expected = Evaluator(graph).run(feed)[output]
-    save_graph(graph, tmp_path / "graph.onnx")
     options = BuildOptions(precision=Precision.INT8, threads=1, came_quantized=True)
-    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, options)
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run(feed)[output]
-    engine.close()
+    result, outputs = run_in_openvino(graph, feed, tmp_path, options)
+    got = outputs[output]
     assert result.layers == layers
     np.testing.assert_allclose(got, expected, atol=0.04)
     # The two may divide by the scale with other roundings, so that a number between two integers becomes the other.

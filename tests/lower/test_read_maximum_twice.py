@@ -11,11 +11,11 @@ import pytest
 from onnx import numpy_helper
 from operator_graphs import original_outputs
 
-from edgekit.engine.backend import BuildOptions, backend
-from edgekit.graph.file import save_graph
+from edgekit.engine.backend import BuildOptions
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.lower.read_maximum_twice import ReadMaximumTwice
 from edgekit.specs import Precision
+from tests.lower.models import run_in_openvino
 
 RANDOM = np.random.default_rng(5)
 X = {"x": np.abs(RANDOM.standard_normal((1, 4, 10))).astype(np.float32)}
@@ -53,15 +53,11 @@ def test_openvino_quantizes_what_is_behind_a_maximum(behind: str, maximum: str, 
     pytest.importorskip("openvino")
     model = model_of(maximum, behind)
     onnx.save(model, tmp_path / "m.onnx")
-    save_graph(graph_from_onnx(tmp_path / "m.onnx"), tmp_path / "graph.onnx")
     options = BuildOptions(precision=Precision.INT8, threads=1, came_quantized=True)
-    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, options)
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run(X)["y"]
-    engine.close()
+    _, outputs = run_in_openvino(graph_from_onnx(tmp_path / "m.onnx"), X, tmp_path, options)
     expected = original_outputs(model, X)["y"]
     # A product before the rounding may give the next integer: a step of the input times the largest weight.
-    np.testing.assert_allclose(got, expected, atol=0.0015 if maximum == "ReduceMin" else 0.0115)
+    np.testing.assert_allclose(outputs["y"], expected, atol=0.0015 if maximum == "ReduceMin" else 0.0115)
 
 
 def test_a_maximum_that_is_not_quantized_stays() -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import helper, numpy_helper
+from operator_graphs import original_outputs
 
 from edgekit.engine.backend import BuildOptions
 from edgekit.graph.evaluator import Evaluator
@@ -132,3 +133,51 @@ def test_openvino_counts_pads_as_zero(more: str, zero: int, tmp_path: Path) -> N
     got = run_in_openvino(graph, {"x": x}, tmp_path, BuildOptions(precision=Precision.FP32))[1]["y"]
     # Its integer kernel rounds a mean to the nearest integer, by half a step.
     np.testing.assert_allclose(got, expected, atol=0.0301)
+
+
+@pytest.mark.parametrize("zero", [0, 77])
+@pytest.mark.parametrize(
+    ("channels", "outputs", "groups", "kernel", "stride"),
+    [
+        (2, 48, 2, (3, 3), 1),
+        (4, 80, 4, (1, 3), 1),
+        (8, 33, 3, (3,), 1),
+        (16, 65, 2, (1, 1), 1),
+        (24, 40, 2, (5,), 1),
+        (6, 64, 3, (3, 8), 3),
+        (10, 96, 2, (5, 5), 2),
+        (8, 32, 2, (3,), 1),
+    ],
+)
+def test_openvino_takes_the_zero_point_of_each_group(
+    channels: int, outputs: int, groups: int, kernel: tuple[int, ...], stride: int, zero: int, tmp_path: Path
+) -> None:
+    strides = [stride] * len(kernel)
+    nodes = f"""
+        q = QuantizeLinear(x, s, z)  d = DequantizeLinear(q, s, z)
+        wd = DequantizeLinear<axis = 0>(w, ws, wz)  plain = Conv<strides = {strides}>(d, wd)
+        vd = DequantizeLinear<axis = 0>(v, vs, vz)  y = Conv<group = {groups}, strides = {strides}>(d, vd)
+    """
+    inputs, count = channels * groups, outputs * groups
+    constants = {
+        "s": np.float32(0.03),
+        "z": np.uint8(zero),
+        "w": RANDOM.integers(-100, 101, (8, inputs, *kernel)).astype(np.int8),
+        "ws": np.full(8, 0.001, np.float32),
+        "wz": np.zeros(8, np.int8),
+        "v": RANDOM.integers(-100, 101, (count, channels, *kernel)).astype(np.int8),
+        "vs": RANDOM.uniform(0.001, 0.002, count).astype(np.float32),
+        "vz": np.zeros(count, np.int8),
+    }
+    x = RANDOM.uniform(-1, 4, (1, inputs, *(size + 6 for size in kernel))).astype(np.float32)
+    image, result = ", ".join(map(str, x.shape)), ", ".join([str(6 // stride + 1)] * len(kernel))
+    model = model_of_text(
+        nodes, f"float[{image}] x", f"float[1, 8, {result}] plain, float[1, {count}, {result}] y", constants
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    expected = original_outputs(model, {"x": x})
+    options = BuildOptions(precision=Precision.INT8, threads=1, came_quantized=True)
+    built, got = run_in_openvino(graph_from_onnx(tmp_path / "m.onnx"), {"x": x}, tmp_path, options)
+    for name in expected:
+        np.testing.assert_allclose(got[name], expected[name], atol=1e-2)
+    assert built.layers["int8"] == (2 if outputs == 32 or zero == 0 else 1)

@@ -10,14 +10,13 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import ArrayLike
 
-from edgekit.engine.backend import BuildOptions, backend
+from edgekit.engine.backend import BuildOptions
 from edgekit.graph.evaluator import Evaluator
-from edgekit.graph.file import save_graph
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.lower.rewriting import lower
 from edgekit.lower.unsigned_integers import UnsignedIntegers
 from edgekit.specs import Precision
-from tests.lower.models import model_of_text
+from tests.lower.models import model_of_text, run_in_openvino
 
 RANDOM = np.random.default_rng(3)
 CONSTANTS: dict[str, ArrayLike] = {
@@ -87,14 +86,10 @@ def test_convolutions_of_signed_integers_keep_the_sign(before: str, zero: int, t
     graph = graph_from_onnx(tmp_path / "m.onnx")
     feed = {name: RANDOM.standard_normal((2, 8, 6, 6)).astype(np.float32) for name in ("x", "x2")}
     expected = Evaluator(graph).run(feed)["y"]
-    save_graph(graph, tmp_path / "graph.onnx")
     options = BuildOptions(precision=Precision.INT8, threads=1, came_quantized=True)
-    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, options)
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run(feed)["y"]
-    engine.close()
+    result, outputs = run_in_openvino(graph, feed, tmp_path, options)
     # One step of the last pair; the rounding of a number between two integers may differ.
-    np.testing.assert_allclose(got, expected, atol=0.007 * 0.01 * 100 * 2)
+    np.testing.assert_allclose(outputs["y"], expected, atol=0.007 * 0.01 * 100 * 2)
     if "pair" in before:
         assert result.layers == {"int8": 2}
 

@@ -12,11 +12,11 @@ import pytest
 from onnx import numpy_helper
 from operator_graphs import original_outputs
 
-from edgekit.engine.backend import BuildOptions, backend
-from edgekit.graph.file import save_graph
+from edgekit.engine.backend import BuildOptions
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.lower.widen_kernel_rows import WidenKernelRows
 from edgekit.specs import Precision
+from tests.lower.models import run_in_openvino
 
 RANDOM = np.random.default_rng(8)
 
@@ -73,14 +73,10 @@ def test_openvino_multiplies_each_column_by_its_own_weights(
     model = model_of(channels, group, kernel, attributes, width=width)
     feeds = feeds_of(model)
     onnx.save(model, tmp_path / "m.onnx")
-    save_graph(graph_from_onnx(tmp_path / "m.onnx"), tmp_path / "graph.onnx")
     options = BuildOptions(precision=Precision.INT8, threads=1, came_quantized=True)
-    result = backend("openvino").build(tmp_path / "graph.onnx", tmp_path, options)
+    result, outputs = run_in_openvino(graph_from_onnx(tmp_path / "m.onnx"), feeds, tmp_path, options)
     assert list(result.layers) == ["int8"]
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run(feeds)["y"]
-    engine.close()
-    np.testing.assert_allclose(got, original_outputs(model, feeds)["y"], atol=1e-2)
+    np.testing.assert_allclose(outputs["y"], original_outputs(model, feeds)["y"], atol=1e-2)
 
 
 def widened(model: onnx.ModelProto) -> ir.Model:

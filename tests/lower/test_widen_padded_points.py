@@ -12,11 +12,11 @@ import pytest
 from onnx import numpy_helper
 from operator_graphs import original_outputs
 
-from edgekit.engine.backend import BuildOptions, backend
-from edgekit.graph.file import save_graph
+from edgekit.engine.backend import BuildOptions
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.lower.widen_padded_points import WidenPaddedPoints
 from edgekit.specs import Precision
+from tests.lower.models import run_in_openvino
 
 RANDOM = np.random.default_rng(6)
 BEFORE = {
@@ -63,16 +63,15 @@ def test_openvino_pads_before_it_takes_steps(
     model = model_of(before, pads, stride, weights)
     feeds = {"x": RANDOM.standard_normal((2, 3, 6, 7)).astype(np.float32)}
     onnx.save(model, tmp_path / "m.onnx")
-    save_graph(graph_from_onnx(tmp_path / "m.onnx"), tmp_path / "graph.onnx")
     integers = (weights, before) == ("integers", "integers")
     precision = Precision.INT8 if integers else Precision.FP32
-    result = backend("openvino").build(
-        tmp_path / "graph.onnx", tmp_path, BuildOptions(precision=precision, threads=1, came_quantized=True)
+    _, outputs = run_in_openvino(
+        graph_from_onnx(tmp_path / "m.onnx"),
+        feeds,
+        tmp_path,
+        BuildOptions(precision=precision, threads=1, came_quantized=True),
     )
-    engine = backend("openvino").load(tmp_path / result.engine, threads=1)
-    got = engine.run(feeds)["y"]
-    engine.close()
-    np.testing.assert_allclose(got, original_outputs(model, feeds)["y"], atol=1e-4)
+    np.testing.assert_allclose(outputs["y"], original_outputs(model, feeds)["y"], atol=1e-4)
 
 
 def widened(model: onnx.ModelProto) -> ir.Model:

@@ -32,7 +32,9 @@ ATTENTION_QUERIES = 16
 has to be rounded in each run. A Llama's step of one token takes 0.96, and keeps 11.6 dB instead of 21.5."""
 
 # Names in `edgekit.quantize.kernel_limits`.
-LIMITS = frozenset({"average-of-pads", "average-of-pads-behind-matmul", "concat-of-other-axes", "groups-of-odd-blocks"})
+LIMITS = frozenset(
+    {"average-of-pads", "average-of-pads-behind-matmul", "concat-of-other-axes", "groups-of-many-outputs"}
+)
 
 
 def scheme_of_processor() -> QuantScheme:
