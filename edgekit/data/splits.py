@@ -24,6 +24,7 @@ __all__ = [
     "notes_on_drawn",
     "notes_on_others",
     "part_of",
+    "preferred",
     "require_drawn",
     "split_from_folder",
     "split_from_name",
@@ -157,8 +158,9 @@ def _way_on(available: Sequence[Split], wanted: Split) -> str:
         return ""
     if wanted == "train":  # for training and calibration, which choose no split
         return "add a split train"
-    how = either(f"`edgekit eval --split {available[0]}`", f"split={available[0]!r}")
-    return f"add a split {SPLIT_NAMES['val'][0]}, or measure on the {available[0]} split with {how}"
+    other = "test" if "test" in available else available[0]
+    how = either(f"`edgekit eval --split {other}`", f"split={other!r}")
+    return f"add a split {SPLIT_NAMES['val'][0]}, or measure on the {other} split with {how}"
 
 
 def file_of_split(path: Path, others: Sequence[Path], wanted: Split, whose: str) -> SplitFile:
@@ -194,7 +196,7 @@ def _split_file(candidates: Sequence[Path], wanted: Split, whose: str) -> SplitF
     got = ", ".join(path.name for path in candidates[:8])
     named = [(path, found) for path in candidates if (found := split_from_name(path.name)) is not None]
     split, notes = available_split([found for _, found in named], wanted, whose, got)
-    own = sorted((path for path, found in named if found == split), key=lambda path: _preference(path.name, split))
+    own = preferred([path for path, found in named if found == split], split)
     return SplitFile(own[0], split, [*notes, *notes_on_others(own, split)])
 
 
@@ -206,6 +208,12 @@ def notes_on_others(files: Sequence[Path], split: Split) -> list[str]:
     return [f"{files[0].name} is read as the {split} split; other files of this split are not: {others}"]
 
 
+def preferred(files: Iterable[Path], split: Split) -> list[Path]:
+    """Returns the files of a split with the one to read first: ``train.txt`` before ``trainval.txt``."""
+    return sorted(files, key=lambda path: _preference(path.name, split))
+
+
 def _preference(name: str, split: Split) -> int:
     words = _WORD.findall(name.lower())
-    return min(i for i, word in enumerate(SPLIT_NAMES[split]) if word in words)
+    names = SPLIT_NAMES[split]
+    return min((i for i, word in enumerate(names) if word in words), default=len(names))

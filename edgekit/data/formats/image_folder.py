@@ -9,6 +9,7 @@ from pathlib import Path
 from edgekit.data.detection_set import empty_classes
 from edgekit.data.examples import Choice, Example, Split
 from edgekit.data.files import child, files_below, files_in, folders_in, leads_to_nothing
+from edgekit.data.formats.class_lists import ClassLists, class_lists
 from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.data.images import image_suffixes, images_below, read_image
 from edgekit.data.splits import SPLIT_NAMES, available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
@@ -65,8 +66,8 @@ def image_folder_from_path(root: Path, choice: Choice) -> ImageFolder:
     """Opens a folder with one subfolder of images per class.
 
     Subfolders named train, val and test are the splits, and a class has the same index in all even if one of them lacks
-    it. Otherwise a fifth of each class is the test split. The subfolders of a class belong to it, as in torchvision. A
-    note names classes without images.
+    it; or lists divide the images, see `class_lists`. Otherwise a fifth of each class is the test split. The subfolders
+    of a class belong to it, as in torchvision. A note names classes without images.
 
     Raises:
         DataError: there are no classes, or no images; or images are in the folders of the splits themselves.
@@ -76,11 +77,13 @@ def image_folder_from_path(root: Path, choice: Choice) -> ImageFolder:
     splits = split_folders(root)
     if splits:
         return _declared(root, splits, choice.split)
+    classes = _class_folders(root)
+    _require_classes(root, classes)
+    if lists := class_lists(root, classes):
+        return _listed(root, classes, lists, choice.split)
     require_drawn(choice.split, str(root))
     files: list[tuple[Path, int]] = []
     missing = []
-    classes = _class_folders(root)
-    _require_classes(root, classes)
     for label, folder in enumerate(classes):
         part = part_of(list(images_below(folder)), choice.split, lambda path: path.name)
         if not part:
@@ -115,6 +118,16 @@ def _declared(root: Path, splits: dict[Split, Path], wanted: Split) -> ImageFold
     present = {label for _, label in files}
     empty = empty_classes([label for i, label in enumerate(labels) if i not in present], "images")
     return ImageFolder(str(folder), labels, files, [*notes, *_strays(folder), *empty], split=split)
+
+
+def _listed(root: Path, classes: Sequence[Path], lists: ClassLists, wanted: Split) -> ImageFolder:
+    split, notes = available_split(lists.images, wanted, f"{root}: lists of images")
+    files = sorted(lists.images[split])
+    present = {label for _, label in files}
+    empty = empty_classes([folder.name for label, folder in enumerate(classes) if label not in present], "images")
+    labels = tuple(folder.name for folder in classes)
+    notes += [*lists.notes, *lists.notes_on.get(split, []), *_strays(root), *empty]
+    return ImageFolder(str(root), labels, files, notes, split=split)
 
 
 def _class_folders(root: Path) -> list[Path]:

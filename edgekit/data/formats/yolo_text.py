@@ -54,7 +54,9 @@ def yolo_from_path(path: Path, choice: Choice) -> DetectionSet:
     if missing == len(images):
         raise DataError(
             f"{path}: expected files in labels/ with the same names as those in images/, got none",
-            hint=next(filter(None, map(hint_on_prefix, _LabelFiles().names_near(images[0]))), _hint_on_dota(images[0])),
+            hint=next(filter(None, map(hint_on_prefix, _LabelFiles().names_near(images[0]))), "")
+            or _hint_on_dota(images[0])
+            or _hint_on_classes(images[0]),
         )
     if needed == "masks" and not has_outlines:
         needed = ""  # a box is its own outline only beside others
@@ -161,6 +163,14 @@ def _hint_on_dota(image: Path) -> str:
     if folder is None:
         return ""
     return f"{folder} has labels of DOTA, which are not read: export for YOLO's rotated boxes, which are in labels/"
+
+
+def _hint_on_classes(image: Path) -> str:
+    """Returns a hint if an image is in a folder of ``images/`` that is no split, which may be that of a class."""
+    folder = image.parent
+    if folder.parent.name.lower() not in ("images", "jpegimages") or split_from_folder(folder) is not None:
+        return ""
+    return f"if {folder.name} is a class, use {folder.parent}"
 
 
 class _LabelFiles:
