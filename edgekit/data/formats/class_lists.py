@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from edgekit.data.examples import Split
-from edgekit.data.files import child, files_in, folded
+from edgekit.data.files import AnyCase, files_in, folded
 from edgekit.data.formats.text_lines import text_lines
 from edgekit.data.images import images_below
 from edgekit.data.splits import SPLIT_NAMES, notes_on_others, preferred, split_from_name
@@ -18,7 +18,7 @@ from edgekit.errors import DataError
 
 __all__ = ["ClassLists", "class_lists"]
 
-_PLACES = frozenset("annotations imagesets labels list lists meta split splits".split())
+_PLACES = ("annotations", "imagesets", "labels", "list", "lists", "meta", "split", "splits")
 _FIRST_LINES = 20
 _MAX_DEPTH = 32  # a line of slashes takes no time
 _INNER_WORD = re.compile(r"(?<=[a-z])(?=[A-Z])")
@@ -52,8 +52,10 @@ def class_lists(root: Path, classes: Sequence[Path]) -> ClassLists | None:
         root: the folder with the folders of the classes.
         classes: those folders; the position is the class.
     """
-    candidates = [*_candidates(root)]
-    numbered = [pair for place in _places(root) if (pair := _numbered(place)) is not None]
+    entries = AnyCase()
+    places = _places(root, entries)
+    candidates = [*_candidates(places)]
+    numbered = [pair for place in places if (pair := _numbered(place, entries)) is not None]
     if not candidates and not numbered:
         return None
     index = _index(root, classes)
@@ -66,20 +68,16 @@ def class_lists(root: Path, classes: Sequence[Path]) -> ClassLists | None:
     return next((lists for images, marks in numbered if (lists := _from_numbers(images, marks, index))), None)
 
 
-def _places(root: Path) -> Iterator[Path]:
-    """Yields the folders in which there may be lists."""
-    yield root
+def _places(root: Path, entries: AnyCase) -> list[Path]:
+    """Returns the folders in which there may be lists."""
     beside = root.absolute().parent
-    if os.access(beside, os.R_OK):  # images may be in a folder of another user
-        yield beside
-        for name in sorted(_PLACES):
-            place = child(beside, name)
-            if place is not None and place.is_dir() and os.access(place, os.R_OK) and place != root.absolute():
-                yield place
+    named = [path for name in _PLACES if (path := entries.path(beside, name)) is not None and path != root.absolute()]
+    # Images may be in a folder of another user.
+    return [root, *(place for place in (beside, *named) if place.is_dir() and os.access(place, os.R_OK))]
 
 
-def _candidates(root: Path) -> Iterator[tuple[Path, Split]]:
-    for place in _places(root):
+def _candidates(places: Sequence[Path]) -> Iterator[tuple[Path, Split]]:
+    for place in places:
         for file in files_in(place, ".txt"):
             split = split_from_name(_INNER_WORD.sub("_", file.stem))  # TrainImages.txt
             if split is not None:
@@ -130,8 +128,8 @@ def _from_lists(root: Path, by_split: Mapping[Split, Sequence[Path]], index: _In
     return ClassLists(images, [f"the splits are those of {' and '.join(used)}", *_in_no_list(images, index)], notes_on)
 
 
-def _numbered(place: Path) -> tuple[Path, Path] | None:
-    images, marks = child(place, "images.txt"), child(place, "train_test_split.txt")
+def _numbered(place: Path, entries: AnyCase) -> tuple[Path, Path] | None:
+    images, marks = (entries.path(place, name) for name in ("images.txt", "train_test_split.txt"))
     return (images, marks) if images is not None and marks is not None else None
 
 
