@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -153,9 +154,17 @@ def test_a_campaign_that_is_stopped_keeps_what_it_did(tmp_path: Path) -> None:
     file = tmp_path / "campaigns.json"
     command = [sys.executable, "-m", "tools.fuzz", "names", "--no-coverage", "--seconds=600", f"--record={file}"]
     child = subprocess.Popen(
-        [*command, f"--findings={tmp_path / 'findings'}"], cwd=ROOT, text=True, stdout=subprocess.PIPE
+        [*command, f"--findings={tmp_path / 'findings'}"],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     )
-    time.sleep(8)
+    until = time.monotonic() + 120
+    while time.monotonic() < until and not any(
+        json.loads(each.read_text())["runs"] > 10 for each in tmp_path.glob("*/result.json")
+    ):
+        time.sleep(0.5)
     child.terminate()
     printed, _ = child.communicate(timeout=60)
     assert (child.returncode, printed.startswith("names: ")) == (130, True)

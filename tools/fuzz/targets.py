@@ -21,6 +21,7 @@ import edgekit
 from edgekit.data.array_files import arrays_from_file
 from edgekit.data.calibration.manifest import manifest_from_file
 from edgekit.data.examples import Choice
+from edgekit.data.formats.class_lists import class_lists
 from edgekit.data.formats.coco_json import coco_from_path
 from edgekit.data.formats.csv_table import csv_from_path
 from edgekit.data.formats.idx import IdxFile
@@ -251,6 +252,15 @@ def _text(file: Path) -> object:
     return [texts[index] for index in range(min(len(texts), 5))]
 
 
+def _names(content: bytes, folder: Path) -> object:
+    """Reads lines as those of a list that divides the images of classes, and as names of classes."""
+    images = folder / "images"
+    _png(images / "ant" / "1.png")
+    (folder / "test.txt").write_text("ant/1\n")
+    (folder / "train.txt").write_bytes(content)
+    return class_lists(images, [images / "ant"]), names_in(folder / "train.txt")
+
+
 def _vocabulary(file: Path) -> object:
     names = names_in(file)
     return [text_from_ids(ids_from_text(name, names), names) for name in names[:50]]
@@ -357,7 +367,7 @@ TARGETS: dict[str, Target] = {
         _idx("t-idx1-ubyte.gz"), lambda: [gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 2, 1, 2]), mtime=0)]
     ),
     "parallel-text": Target(_file("t.tsv", _text), lambda: [b"a b\tb a\nc\td\n"]),
-    "names": Target(_file("n.txt", names_in), lambda: [b"cat\ndog\n"]),
+    "names": Target(_names, lambda: [b"cat\ndog\n", b"ant/1.png 0\n./images/ant/1\n"]),
     "vocabulary": Target(
         _file("v.txt", _vocabulary), lambda: [b"<pad>\n<s>\n</s>\n<unk>\na\nb\n", b"p\nq\nr\ns\nword\n"]
     ),
