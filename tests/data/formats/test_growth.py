@@ -16,6 +16,7 @@ import safetensors.numpy
 from edgekit.data.array_files import arrays_from_file
 from edgekit.data.calibration.manifest import manifest_from_file
 from edgekit.data.examples import Choice
+from edgekit.data.formats.class_lists import class_lists
 from edgekit.data.formats.coco_json import coco_from_path
 from edgekit.data.formats.csv_table import csv_from_path
 from edgekit.data.formats.parallel_text import text_from_path
@@ -54,6 +55,11 @@ def yolo_labels(file: Path) -> object:
     (file.parent / "labels").mkdir(exist_ok=True)
     (file.parent / "labels" / "1.txt").write_bytes(file.read_bytes())
     return yolo_from_path(file.parent, Choice("train"))
+
+
+def splits_of_classes(file: Path) -> object:
+    (file.parent / "test.txt").write_text("images/1\n")
+    return class_lists(file.parent, [file.parent / "images"])
 
 
 def vocabulary(file: Path) -> object:
@@ -107,6 +113,8 @@ CASES: dict[str, tuple[str, Read, Callable[[int], bytes]]] = {
     "yaml: a list that is not closed": ("d.yaml", settings_from_yaml, lines("- [\n".format, "names: [\n")),
     "data": ("obj.data", settings_from_data, lines("key{} = value\n".format)),
     "names": ("n.txt", names_in, lines("name {}\n".format)),
+    "splits of classes": ("train.txt", splits_of_classes, lines("images/1.png {}\n".format)),
+    "splits of classes: a path": ("train.txt", splits_of_classes, lambda n: b"images/1\n" + b"a/" * 20 * n),
     "vocabulary": ("n.txt", vocabulary, lines("name{}\n".format)),
     "cfg: sections": ("m.cfg", read_cfg, lines("[convolutional]\nsize={}\n".format, "[net]\n")),
     "cfg: options": ("m.cfg", read_cfg, lines("key{}=1\n".format, "[net]\n")),
