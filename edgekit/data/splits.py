@@ -28,6 +28,7 @@ __all__ = [
     "require_drawn",
     "split_from_folder",
     "split_from_name",
+    "way_on",
     "without_split",
 ]
 
@@ -149,11 +150,12 @@ def available_split(available: Iterable[Split], wanted: Split, whose: str, got: 
     names = SPLIT_NAMES[wanted] + (SPLIT_NAMES["val"] if wanted == "test" else ())
     raise MissingSplit(
         f"{whose}: expected one called {' or '.join(names)}, got {got or ', '.join(available) or 'nothing'}",
-        hint=_way_on(available, wanted),
+        hint=way_on(available, wanted),
     )
 
 
-def _way_on(available: Sequence[Split], wanted: Split) -> str:
+def way_on(available: Sequence[Split], wanted: Split) -> str:
+    """Returns the hint if a split is not there: to add it, or to measure on one that is; empty if there is none."""
     if not available:
         return ""
     if wanted == "train":  # for training and calibration, which choose no split

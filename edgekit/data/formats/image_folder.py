@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from edgekit.data.detection_set import empty_classes
@@ -12,7 +12,15 @@ from edgekit.data.files import child, files_below, files_in, folders_in, leads_t
 from edgekit.data.formats.class_lists import ClassLists, class_lists
 from edgekit.data.formats.unsupported import unsupported_format
 from edgekit.data.images import image_suffixes, images_below, read_image
-from edgekit.data.splits import SPLIT_NAMES, available_split, notes_on_drawn, part_of, require_drawn, split_from_folder
+from edgekit.data.splits import (
+    SPLIT_NAMES,
+    available_split,
+    notes_on_drawn,
+    part_of,
+    require_drawn,
+    split_from_folder,
+    way_on,
+)
 from edgekit.errors import DataError
 from edgekit.recipe.schema import Task
 
@@ -105,9 +113,15 @@ def split_folders(root: Path) -> dict[Split, Path]:
 
 def _declared(root: Path, splits: dict[Split, Path], wanted: Split) -> ImageFolder:
     usable = {split: path for split, path in splits.items() if _has_classes(path)}
-    if wanted in splits and wanted not in usable and not (wanted == "test" and "val" in usable):
-        _require_classes(splits[wanted], _class_folders(splits[wanted]))
+    flat = _flat_splits(root, splits)
+    if wanted not in usable and not (wanted == "test" and "val" in usable):
+        if wanted in splits:
+            _require_classes(splits[wanted], _class_folders(splits[wanted]))
+        if wanted in flat:
+            message = f"{flat[wanted]}: expected one subfolder per class, got images without classes"
+            raise DataError(message, hint=way_on(list(usable), wanted) or _OTHER_LABELS)
     split, notes = available_split(usable, wanted, f"{root}: folders")
+    splits = splits | flat
     folder = splits[split]
     notes += [f"{path} has no folders of classes and is left out" for key, path in splits.items() if key not in usable]
     # The classes are those of all splits.
@@ -118,6 +132,16 @@ def _declared(root: Path, splits: dict[Split, Path], wanted: Split) -> ImageFold
     present = {label for _, label in files}
     empty = empty_classes([label for i, label in enumerate(labels) if i not in present], "images")
     return ImageFolder(str(folder), labels, files, [*notes, *_strays(folder), *empty], split=split)
+
+
+def _flat_splits(root: Path, splits: Mapping[Split, Path]) -> dict[Split, Path]:
+    """Returns the folders of the other splits that have images, and no folders."""
+    found: dict[Split, Path] = {}
+    for folder in folders_in(root):
+        split = split_from_folder(folder)
+        if split is not None and split not in splits and files_in(folder, *image_suffixes()):
+            found.setdefault(split, folder)
+    return found
 
 
 def _listed(root: Path, classes: Sequence[Path], lists: ClassLists, wanted: Split) -> ImageFolder:

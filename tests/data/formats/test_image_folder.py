@@ -207,3 +207,19 @@ def test_a_single_class_is_noted(tmp_path):
     for name in ("ant/1.png", "ant/2.png"):
         write(tmp_path / name)
     assert data_set(str(tmp_path), split="train").notes[-1] == "there is one class alone: 'ant'"
+
+
+def test_a_split_of_images_without_classes_is_named(tmp_path):
+    """Kaggle's GTSRB and other competitions have test images in one folder, beside those to train on."""
+    for number in range(3):
+        write(tmp_path / "Train" / str(number) / "1.png")
+        write(tmp_path / "Test" / f"{number}.png")
+    with pytest.raises(DataError) as caught:
+        image_folder_from_path(tmp_path, Choice("test"))
+    assert caught.value.message == f"{tmp_path / 'Test'}: expected one subfolder per class, got images without classes"
+    assert "measure on the train split" in caught.value.hint
+    found = image_folder_from_path(tmp_path, Choice("train"))
+    assert found.notes == [f"{tmp_path / 'Test'} has no folders of classes and is left out"]
+    write(tmp_path / "val" / "0" / "1.png")
+    found = image_folder_from_path(tmp_path, Choice("test"))
+    assert found.split == "val" and f"{tmp_path / 'Test'} has no folders of classes and is left out" in found.notes
