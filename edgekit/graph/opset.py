@@ -19,6 +19,15 @@ _WITHOUT_KERNELS = frozenset(
 """Operators of opset 22 that ONNX Runtime (1.32) has no kernels for, while it has those of opset 21."""
 _LAST_WITH_KERNELS = 21
 
+_OF_NO_LATER_OPSET = {"Swish": 24, "QuantizeLinear": 27, "DequantizeLinear": 27}
+"""Operators that ONNX Runtime (1.32) runs in no opset after this one, though their meaning is the same."""
+_LAST = 24
+"""Newer opsets (up to 28) add types and operators, and attributes whose default is what older opsets compute."""
+
+_TYPES = frozenset({ir.DataType.INT2, ir.DataType.UINT2, ir.DataType.FLOAT6E2M3, ir.DataType.FLOAT6E3M2})
+"""Types that opset 24 does not have."""
+_TYPE_ATTRIBUTES = ("to", "output_dtype", "dtype")
+
 
 def raise_opset(graph: ir.Graph, opset: int) -> str:
     """Declares a newer opset, up to 23: its operators are those of opset 20 with more types, but for one.
@@ -45,26 +54,62 @@ def raise_opset(graph: ir.Graph, opset: int) -> str:
 
 def has_operators_without_kernels(operators: Iterable[str], opset: int) -> bool:
     """Whether ONNX Runtime runs one of the operators in an older opset only."""
-    return opset > _LAST_WITH_KERNELS and not _WITHOUT_KERNELS.isdisjoint(operators)
+    last = {**dict.fromkeys(_WITHOUT_KERNELS, _LAST_WITH_KERNELS), **_OF_NO_LATER_OPSET}
+    return any(opset > last.get(operator, opset) for operator in operators)
 
 
 def lower_opset(graph: ir.Graph) -> None:
-    """Declares opset 21 where ONNX Runtime runs an operator of a newer opset in that one only.
+    """Declares opset 24 for a newer one, and opset 21 where ONNX Runtime runs an operator up to that one only.
+
+    ONNX Runtime does not run all operators in opsets after 24, those of quantization among them.
 
     Args:
-        graph: a graph of floats in float32, modified in place; one with a node that opset 21 does not have, or has with
-            fewer attributes or inputs, stays as it is. Opset 22 to 24 only add types to all others.
+        graph: a graph of floats in float32, modified in place; one with a node that the older opset does not have, or
+            has with fewer types, attributes or inputs, stays as it is. Attributes with their default value are removed.
     """
-    nodes = [node for node in graph.all_nodes() if node.domain in ("", "ai.onnx")]
-    opset = graph.opset_imports.get("", 1)
-    if has_operators_without_kernels((node.op_type for node in nodes), opset) and all(map(_is_in_older_opset, nodes)):
-        for part in (graph, *graph.subgraphs()):
-            part.opset_imports[""] = _LAST_WITH_KERNELS
+    _declare(graph, _LAST)
+    operators = [node.op_type for node in _own_nodes(graph)]
+    if not _WITHOUT_KERNELS.isdisjoint(operators):
+        _declare(graph, _LAST_WITH_KERNELS)
 
 
-def _is_in_older_opset(node: ir.Node) -> bool:
+def _declare(graph: ir.Graph, opset: int) -> None:
+    before, nodes = graph.opset_imports.get("", 1), _own_nodes(graph)
+    if before <= opset or any(map(_has_new_type, graph.initializers.values())):
+        return
+    unknown = [_unknown_attributes(node, before, opset) for node in nodes]
+    if None in unknown:
+        return
+    for node, names in zip(nodes, unknown, strict=True):
+        for name in names or ():
+            node.attributes.pop(name)
+    for part in (graph, *graph.subgraphs()):
+        part.opset_imports[""] = opset
+
+
+def _own_nodes(graph: ir.Graph) -> list[ir.Node]:
+    return [node for node in graph.all_nodes() if node.domain in ("", "ai.onnx")]
+
+
+def _has_new_type(value: ir.Value | None) -> bool:
+    return value is not None and value.dtype in _TYPES
+
+
+def _unknown_attributes(node: ir.Node, before: int, opset: int) -> list[str] | None:
+    """Returns the attributes of a node that an older opset does not have; None if the node means nothing in it."""
     try:
-        schema = onnx.defs.get_schema(node.op_type, _LAST_WITH_KERNELS)
+        newer, older = (onnx.defs.get_schema(node.op_type, version) for version in (before, opset))
     except onnx.defs.SchemaError:
-        return False
-    return node.attributes.keys() <= schema.attributes.keys() and len(node.inputs) <= schema.max_input
+        return None
+    types = [node.attributes.get_int(name, 0) for name in _TYPE_ATTRIBUTES if name in node.attributes]
+    values = (*node.inputs, *node.outputs)
+    if len(node.inputs) > older.max_input or any(map(_has_new_type, values)) or not _TYPES.isdisjoint(types):
+        return None
+    unknown = [name for name in node.attributes if name not in older.attributes]
+    usual = all(node.attributes[name].value == _default_of(newer, name) for name in unknown)
+    return unknown if usual else None
+
+
+def _default_of(schema: onnx.defs.OpSchema, name: str) -> object:
+    default = schema.attributes[name].default_value
+    return None if default.type == onnx.AttributeProto.UNDEFINED else ir.serde.deserialize_attribute(default).value

@@ -172,7 +172,7 @@ class OnnxOriginal:
     def _is_newer(self) -> bool:
         """Whether ONNX Runtime runs it in an older opset only."""
         versions = [each.version for each in self._structure.opset_import if each.domain in ("", "ai.onnx")]
-        operators = (node.op_type for node in self._structure.graph.node)
+        operators = (node.op_type for node in nodes_of(self._structure))
         return has_operators_without_kernels(operators, max(versions, default=1))
 
     @cached_property

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from edgekit.graph.operators import PRODUCTS
+from edgekit.graph.passes.mask_attention_windows import MaskAttentionWindows
 from edgekit.lower.add_bias_to_scores import AddBiasToScores
 from edgekit.lower.clip_before_quantizer import ClipBeforeQuantizer
 from edgekit.lower.compare_as_less import CompareAsLess, CompareWithZero
@@ -72,6 +73,7 @@ def compute_as_onnx(model: ir.Model) -> bool:
     return lower(
         model,
         [
+            MaskAttentionWindows(causal=True),
             QLinearAsQdq(),
             UnsignedIntegers(),
             *map(WeightsWithoutZeroPoint, sorted(PRODUCTS)),

@@ -9,6 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+import edgekit
 from edgekit.graph.evaluator import Evaluator
 from edgekit.graph.load.onnx_file import graph_from_onnx
 from edgekit.graph.opset import lower_opset, raise_opset
@@ -57,6 +58,58 @@ def test_an_older_opset_is_declared_where_onnx_runtime_has_kernels_for_it_only(n
     made = graph(23, node)
     lower_opset(made)
     assert made.opset_imports[""] == after
+
+
+@pytest.mark.parametrize(
+    ("opset", "node", "after"),
+    [
+        (25, "Swish(x)", 24),
+        (28, "QuantizeLinear(x, s, z)", 24),
+        (28, "Relu(x)", 24),
+        (25, "Attention<left_window_size = -1>(q, q, q)", 24),
+        (25, "Attention<left_window_size = 2>(q, q, q)", 25),
+        (28, 'SpaceToDepth<blocksize = 2, mode = "DCR">(x)', 24),
+        (28, 'SpaceToDepth<blocksize = 2, mode = "CRD">(x)', 28),
+        (27, "Range<stash_type = 1>(x, x, x)", 24),
+        (26, "CumProd(x, i)", 26),
+        (25, "Cast<to = 26>(x)", 25),  # int2
+        (25, "QuantizeLinear<output_dtype = 25>(x, s)", 25),  # uint2
+        (28, "RoiAlign(x, b, i)", 21),
+        (24, "Swish(x)", 24),
+    ],
+)
+def test_opset_24_is_declared_for_a_newer_one_where_all_means_the_same(opset: int, node: str, after: int) -> None:
+    made = graph(opset, node)
+    lower_opset(made)
+    assert made.opset_imports[""] == after
+    if after != opset:
+        (lowered,) = made
+        assert lowered.attributes.keys() <= {"blocksize"}
+
+
+@pytest.mark.parametrize("activation", ["Relu", "Swish"])
+@pytest.mark.parametrize("opset", [24, 25, 26, 27, 28])
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_models_of_the_newest_opsets_are_built(opset: int, activation: str, precision: str, tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(f"""<ir_version: 10, opset_import: ["" : {opset}]>
+        g (float[1, 3, 8, 8] x) => (float[1, 8, 8, 8] y)
+        {{ c = Conv <pads = [1, 1, 1, 1]> (x, w)  h = {activation} (c)
+          d = Conv <pads = [1, 1, 1, 1]> (h, v)  y = Conv <pads = [1, 1, 1, 1]> (d, v) }}""")
+    random = np.random.default_rng(0)
+    shapes = {"w": (8, 3, 3, 3), "v": (8, 8, 3, 3)}
+    weights = {name: (random.standard_normal(shape) / 5).astype(np.float32) for name, shape in shapes.items()}
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(each, name) for name, each in weights.items())
+    onnx.save(model, tmp_path / "m.onnx")
+    feed = {"x": random.random((1, 3, 8, 8), np.float32)}
+    expected = onnx.reference.ReferenceEvaluator(model).run(None, feed)[0]
+    original = OnnxOriginal(tmp_path / "m.onnx")
+    assert original.name == "ONNX Runtime on m.onnx"
+    np.testing.assert_allclose(original.run([feed])[0]["y"], expected, atol=1e-4)
+    path = edgekit.build(tmp_path / "m.onnx", precision=precision, target="cpu", profile=False, output=tmp_path / "e")
+    with edgekit.load(path) as session:
+        found = session.run(feed)["y"]
+    error = np.linalg.norm(found - expected) / np.linalg.norm(expected)
+    assert error < (1e-5 if precision == "fp32" else 0.05)
 
 
 def test_roi_align_of_opset_22_computes_what_the_file_says(tmp_path: Path) -> None:

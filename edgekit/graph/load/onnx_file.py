@@ -39,6 +39,7 @@ from edgekit.graph.passes.decompose_ml import DecomposeMl
 from edgekit.graph.passes.dequantize_weights import DequantizeWeights
 from edgekit.graph.passes.infer_shapes import INFERENCE_ERRORS, InferShapes
 from edgekit.graph.passes.inline_functions import has_functions_of_another_opset, inlined
+from edgekit.graph.passes.mask_attention_windows import MaskAttentionWindows
 from edgekit.graph.passes.positive_axes import PositiveAxes
 from edgekit.graph.passes.time_first import TimeFirst
 from edgekit.graph.passes.widen_floats import WidenFloats
@@ -152,6 +153,7 @@ def _in_our_form(graph: ir.Model, path: Path) -> ir.Model:
     WidenFloats()(graph)
     CompleteStft()(graph)
     graph = upgrade_opset(graph, path.name)
+    MaskAttentionWindows()(graph)
     lower_opset(graph.graph)
     graph.ir_version = max(graph.ir_version, _OLDEST_IR)
     InferShapes()(graph)
