@@ -42,6 +42,10 @@ class SafeConsole(Console):
         """Converts a string to a text, whose width is that of what is shown."""
         return super().render_str(visible(text), **options)
 
+    def print(self, *objects: Any, crop: bool = False, **options: Any) -> None:
+        """Prints objects; a line that is longer than the terminal is continued in the next one, not cut."""
+        super().print(*objects, crop=crop, **options)
+
     def on_broken_pipe(self) -> NoReturn:
         """Leaves the end of the program to `edgekit.cli.main`, as for every other output."""
         raise BrokenPipeError

@@ -99,14 +99,13 @@ def _row(recipe: Recipe) -> dict[str, Any]:
 
 def _print_course(recipes: list[Recipe]) -> None:
     """Every file of the course in its order, with the models in it; files without one hold parts of those below."""
-    from rich import box
-    from rich.table import Table
     from rich.text import Text
 
     from edgekit.models import COURSE
+    from edgekit.report.tables import FigureTable
     from edgekit.report.wording import short_figure
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table = FigureTable(padding=(0, 2, 0, 0))
     table.add_column("file to read", style="cyan", no_wrap=True)
     table.add_column("model", style="bold", no_wrap=True)
     table.add_column("params", justify="right")

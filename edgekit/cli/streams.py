@@ -8,6 +8,7 @@ import os
 import sys
 from typing import TYPE_CHECKING
 
+from edgekit.storage import why_no_room
 from edgekit.text import escaped
 
 if TYPE_CHECKING:
@@ -49,8 +50,22 @@ class _Watched(io.FileIO):
             raise
 
 
+class _NeverFull(io.FileIO):
+    """A file that drops what does not fit on its disk: notes and progress are no reason to end a command."""
+
+    def write(self, content: ReadableBuffer, /) -> int:
+        try:
+            return super().write(content)
+        except OSError as e:
+            if why_no_room(e):
+                return memoryview(content).nbytes
+            raise
+
+
 def watch_streams() -> None:
     """Lets `output_failure` know of errors of standard output, and opens the standard streams that are closed.
+
+    Standard error drops what does not fit on its disk.
 
     Otherwise a file of ours gets the number of a closed stream. Writing to it still fails, as it should: it is open for
     the other direction.
@@ -58,8 +73,17 @@ def watch_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDONLY)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
-    if sys.stderr is None:
+    errors = sys.stderr
+    if errors is None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")
+    elif isinstance(errors, io.TextIOWrapper) and errors is sys.__stderr__:
+        sys.stderr = io.TextIOWrapper(
+            io.BufferedWriter(_NeverFull(errors.fileno(), "w", closefd=False)),
+            encoding=errors.encoding,
+            errors=errors.errors,
+            line_buffering=True,
+            write_through=errors.write_through,
+        )
     stream = sys.stdout
     if stream is None:
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Watched(1, "w", closefd=False)), encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +11,7 @@ from edgekit.measure.estimate import MIN_PAIRS, Efficiency, Estimate, HeldOut
 from edgekit.measure.peaks import MachinePeaks
 from edgekit.measure.roofline import Peaks
 from edgekit.report.layer_table import SHORT_NAMES, cut_start
+from edgekit.report.tables import FigureTable
 from edgekit.report.terminal import label_grid, notes_panel
 from edgekit.report.wording import bytes_in_words, least_milliseconds, milliseconds, short_figure
 
@@ -63,7 +63,7 @@ def _layers_table(made: Estimate, width: int) -> Table:
     ]
     columns = [max(map(len, [*heading.split("\n"), *cells])) for heading, *cells in zip(headings, *rows, strict=True)]
     room = max(width - sum(columns) - gap * len(headings), 8)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
+    table = FigureTable(padding=(0, gap - 1, 0, 0), show_edge=False)
     table.add_column("\nlayer", style="bold", no_wrap=True)
     for heading in headings:
         left = heading in ("\ntype", "bound\nby")
@@ -148,7 +148,7 @@ def _held_out(pair: HeldOut) -> str:
 
 def terminal_from_boards(found: Boards) -> RenderableType:
     """Renders the boards that are known, with their dense rates in tera-operations per second."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = FigureTable(show_edge=False)
     for heading in ("board", "product"):
         table.add_column(heading, style="bold" if heading == "board" else "", no_wrap=True)
     for heading in ("INT8", "FP16", "GB/s", "GB"):
@@ -163,7 +163,7 @@ def terminal_from_boards(found: Boards) -> RenderableType:
 
 def terminal_from_peaks(found: MachinePeaks) -> RenderableType:
     """Renders the peaks of this machine: arithmetic, bandwidth, and what the instruction sets would allow."""
-    compute = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    compute = FigureTable(show_edge=False)
     for heading in ("arithmetic", "threads", "GMAC/s", "reached by"):
         compute.add_column(heading, justify="left" if heading in ("arithmetic", "reached by") else "right")
     for peak in found.compute:
@@ -175,7 +175,7 @@ def terminal_from_peaks(found: MachinePeaks) -> RenderableType:
             name, "", f"{limit.macs_per_s / 1e9:.1f}", f"{limit.instructions}: {limit.formula}", style="dim"
         )
     counts = sorted({peak.threads for peak in found.bandwidth})
-    memory = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    memory = FigureTable(show_edge=False)
     memory.add_column("working set")
     for count in counts:
         memory.add_column(f"GB/s, {count} thread{'s' if count > 1 else ''}", justify="right")

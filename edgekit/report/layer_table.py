@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from rich import box
 from rich.console import Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -12,6 +11,7 @@ from rich.text import Text
 from edgekit.engine.bundle.manifest import Manifest
 from edgekit.extras import install_command
 from edgekit.measure.inspection import Inspection, LayerRow
+from edgekit.report.tables import FigureTable
 from edgekit.report.terminal import label_grid, notes_panel
 from edgekit.report.wording import BACKEND_NAMES, bytes_in_words, counts_in_words, short_figure
 from edgekit.specs import ShapeRange
@@ -69,7 +69,7 @@ def _layers_table(found: Inspection, width: int) -> Table:
     )
     gap = 2 if wide else 1
     room = max(width - taken - gap * len(headings), 8)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
+    table = FigureTable(padding=(0, gap - 1, 0, 0), show_edge=False)
     table.add_column("\nlayer", style="bold", no_wrap=True)
     for heading, (justify, style) in zip(headings, STYLES + [("right", "")] * len(figures), strict=True):
         table.add_column(heading, justify=justify, style=style, no_wrap=True)

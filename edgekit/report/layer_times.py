@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from edgekit.report.layer_table import SHORT_NAMES, WIDE, cut_end, cut_start
+from edgekit.report.tables import FigureTable
 from edgekit.report.terminal import label_grid
 from edgekit.report.wording import bytes_in_words, milliseconds, short_figure
 
@@ -50,7 +50,7 @@ def _layers_table(times: LayerTimes, width: int) -> Table:
     gap = 2 if wide else 1
     taken = sum(max(map(len, column)) + gap for column in zip(headings, *rows, strict=True))
     room = max(width - taken - gap, 8)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, gap - 1, 0, 0), show_edge=False)
+    table = FigureTable(padding=(0, gap - 1, 0, 0), show_edge=False)
     table.add_column("layer", style="bold", no_wrap=True)
     for heading in headings:
         left = heading in ("operator", "type")
@@ -107,7 +107,7 @@ def layer_sums(times: LayerTimes) -> list[tuple[str, str]]:
 
 
 def _groups_table(kind: str, groups: Sequence[LayerGroup], width: int) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table = FigureTable(show_edge=False)
     table.add_column(kind, style="bold", no_wrap=True)
     for heading in ("layers", "ms", "share", "MACs"):
         table.add_column(heading, justify="right", style="cyan" if heading == "ms" else "", no_wrap=True)

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from rich import box
-from rich.console import Group, RenderableType
-from rich.table import Table
+from rich.console import Group, JustifyMethod, RenderableType
 from rich.text import Text
 
 from edgekit.measure.noise_report import NoiseReport, SmallestGraph
 from edgekit.quantize.compare import LayerNoise
 from edgekit.report.layer_table import cut_start
+from edgekit.report.tables import FigureTable
 from edgekit.report.terminal import label_grid, notes_panel
 from edgekit.report.wording import decibels
 from edgekit.specs import EXACT_DB
 
 __all__ = ["terminal_from_noise"]
 
-TAKEN = 50
-"""Columns that all but the name take."""
+HEADINGS = ("\noperator", "on\nintegers", "signal\nto noise", "\nlost")
+JUSTIFY: tuple[JustifyMethod, ...] = ("left", "left", "right", "right")
+GAP = 2
+"""Columns of terminal between two of the table."""
+LEAST_ROOM = 12
+"""Minimum width of the names of layers."""
 DOUBLED_DB = 3.0
 """A layer that loses this much doubles the noise."""
 
@@ -31,26 +34,29 @@ def terminal_from_noise(report: NoiseReport, width: int) -> RenderableType:
         report: the report to show.
         width: width of the terminal in columns.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column("layer", style="bold", no_wrap=True)
-    table.add_column("operator", no_wrap=True)
-    table.add_column("on integers", no_wrap=True)
-    table.add_column("signal to noise", justify="right", no_wrap=True)
-    table.add_column("lost", justify="right", no_wrap=True)
-    for layer in report.layers:
-        lost = f"{layer.lost_db:.1f} dB" if abs(layer.lost_db) >= DOUBLED_DB and abs(layer.sqnr_db) < EXACT_DB else ""
-        table.add_row(
-            Text(cut_start(layer.node, max(width - TAKEN, 12))),
-            Text(layer.op_type),
-            "yes" if layer.quantized else "",
-            decibels(layer.sqnr_db),
-            lost,
-            style=_style(layer, report.limit_db),
-        )
+    rows = [
+        (layer.op_type, "yes" if layer.quantized else "", decibels(layer.sqnr_db), _lost(layer))
+        for layer in report.layers
+    ]
+    # Names get the remaining width: figures are never cut.
+    columns = [[heading, *texts] for heading, texts in zip(HEADINGS, zip(*rows, strict=True), strict=False)]
+    taken = sum(max(len(line) for text in column for line in text.split("\n")) + GAP for column in columns)
+    table = FigureTable(padding=(0, GAP - 1, 0, 0), show_edge=False)
+    table.add_column("\nlayer", style="bold", no_wrap=True)
+    for heading, justify in zip(HEADINGS, JUSTIFY, strict=True):
+        table.add_column(heading, justify=justify, no_wrap=True)
+    for layer, cells in zip(report.layers, rows, strict=True):
+        name = Text(cut_start(layer.node, max(width - taken, LEAST_ROOM)))
+        table.add_row(name, *map(Text, cells), style=_style(layer, report.limit_db))
     parts: list[RenderableType] = [table, Text(), label_grid(_rows(report))]
     if report.notes:
         parts += [Text(), notes_panel(report.notes)]
     return Group(*parts)
+
+
+def _lost(layer: LayerNoise) -> str:
+    shown = abs(layer.lost_db) >= DOUBLED_DB and abs(layer.sqnr_db) < EXACT_DB
+    return f"{layer.lost_db:.1f} dB" if shown else ""
 
 
 def _style(layer: LayerNoise, limit_db: float) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich import box
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
@@ -14,6 +13,7 @@ from edgekit.measure.confidence import PercentileBound
 from edgekit.measure.latency import Statistics
 from edgekit.measure.reports import BuildReport, LatencyReport
 from edgekit.measure.throughput import Throughput
+from edgekit.report.tables import FigureTable
 from edgekit.report.wording import (
     bytes_in_words,
     disturbances_of,
@@ -54,7 +54,7 @@ def terminal_from_report(report: LatencyReport) -> RenderableType:
 
 def terminal_from_build(report: BuildReport) -> RenderableType:
     """Renders the engines of a build side by side, and the other measurements of the build."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = FigureTable()
     table.add_column(report.name, style="bold")
     for name in report.engines:
         table.add_column(name.upper(), justify="right")
@@ -105,7 +105,7 @@ def _gain(value: float | None) -> str:
 def _statistics_table(report: LatencyReport) -> Table:
     bounds = report.percentiles
     percentiles = [bound.percentile for bound in next(iter(bounds.values()), ())]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = FigureTable()
     table.add_column("ms", style="bold")
     for column in COLUMNS:
         table.add_column(column, justify="right", style="cyan" if column == "p50" else "")
@@ -129,7 +129,7 @@ def _cells(statistics: Statistics, bounds: Sequence[PercentileBound]) -> list[st
 
 
 def _streams_table(throughput: Throughput, unit: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=throughput.how, caption_justify="left")
+    table = FigureTable(caption=throughput.how, caption_justify="left")
     table.add_column("streams", justify="right", style="bold")
     for column in ("threads each", f"{unit}/s", "mean ms", "p50 ms", "max ms"):
         table.add_column(column, justify="right")

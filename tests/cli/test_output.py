@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 import msgspec
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 from rich.table import Table
@@ -146,6 +147,32 @@ def test_errors_that_cannot_be_written_keep_their_exit_code(stderr: str) -> None
     line = f"{shlex.join(command('bild'))} {stderr}"
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
+
+
+@pytest.mark.parametrize("stderr", ["2>/dev/full", "2>&-"])
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_notes_and_progress_that_cannot_be_written_do_not_end_a_command(
+    words: list[str], stderr: str, tmp_path: Path
+) -> None:
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Relu", ["x"], ["y"], name="relu")],
+            "g",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 3, 8, 8])],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    output = tmp_path / "m.toml"
+    line = f"{shlex.join(command('recipe', 'new', str(tmp_path / 'm.onnx'), '-o', str(output), *words))}"
+    said = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=True)
+    assert "note: input 'x' is assumed to be an image" in said.stderr and "reading m.onnx" in said.stderr
+    output.unlink()
+    done = subprocess.run(["sh", "-c", f"{line} {stderr}"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, said.stdout)
+    assert output.is_file()
 
 
 def test_no_file_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:

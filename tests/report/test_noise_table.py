@@ -15,6 +15,10 @@ from edgekit.specs import Precision
 
 def printed(smallest_db: float, width: int) -> str:
     first = LayerNoise(node="mul", op_type="Mul", value="y", sqnr_db=9.7, lost_db=0.6, quantized=True)
+    return " ".join(lines(smallest_db, width, first))
+
+
+def lines(smallest_db: float, width: int, first: LayerNoise) -> list[str]:
     report = NoiseReport(
         name="net",
         target="cpu",
@@ -29,7 +33,17 @@ def printed(smallest_db: float, width: int) -> str:
     )
     console = Console(width=width, file=io.StringIO(), record=True)
     console.print(terminal_from_noise(report, width))
-    return " ".join(console.export_text().split())
+    return [" ".join(line.split()) for line in console.export_text().splitlines()]
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_no_figure_and_no_operator_is_cut_off(width: int) -> None:
+    name = "backbone.stage4.block12.attention.projection.convolution_quantized_whole_dequantize"
+    long = LayerNoise(
+        node=name, op_type="SpaceToDepthQuantized", value="y", sqnr_db=-123.4, lost_db=-150.7, quantized=True
+    )
+    (line,) = [line for line in lines(3.0, width, long) if "-123.4" in line]
+    assert line.endswith("dequantize SpaceToDepthQuantized yes -123.4 dB -150.7 dB")
 
 
 @pytest.mark.parametrize("width", [80, 120])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from rich import box
 from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -13,6 +12,7 @@ from rich.text import Text
 from edgekit.evaluation.evaluate import FIGURES, Evaluation
 from edgekit.evaluation.evaluators.base import Figure
 from edgekit.evaluation.evaluators.choose import measures
+from edgekit.report.tables import FigureTable
 from edgekit.report.terminal import notes_panel
 
 __all__ = ["class_table", "differences", "headings", "print_summary"]
@@ -76,10 +76,10 @@ def headings(found: Sequence[Evaluation], names: Sequence[str]) -> list[str]:
 
 
 def _table(corner: str, columns: Sequence[str]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = FigureTable()
     table.add_column(corner, style="bold")
     for column in columns:
-        table.add_column(Text(column), justify="right")
+        table.add_column(Text(column), justify="right", overflow="fold")
     return table
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.table import Table
 
 from edgekit.cli.output import JsonOutput, write_file
 from edgekit.cli.terminal import console as terminal
 from edgekit.data.array_files import ARRAY_SUFFIXES, Arrays, arrays_from_file
 from edgekit.errors import RunError
+from edgekit.report.tables import FigureTable
 from edgekit.runtime.inputs import checked
 from edgekit.runtime.session import Session
 
@@ -82,7 +81,7 @@ def _summary(array: np.ndarray) -> dict[str, Any]:
 
 
 def _print_table(summary: dict[str, dict[str, Any]]) -> None:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = FigureTable()
     table.add_column("output", style="bold")
     for column in ("dtype", "shape", "min", "mean", "max"):
         table.add_column(column, justify="right")

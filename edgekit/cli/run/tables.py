@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 from collections import Counter
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from edgekit.cli.run.items import Item
 from edgekit.cli.terminal import console as terminal
 from edgekit.cli.terminal import echo
 from edgekit.data.video.source import Source
+from edgekit.report.tables import FigureTable
 from edgekit.runtime.detections import Detections
 from edgekit.text import one_line
 
@@ -88,7 +87,7 @@ def _print_table(item: Item) -> None:
     console.print(title, soft_wrap=True)
     if not item.shown.rows:
         return
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = FigureTable()
     for index, column in enumerate(item.shown.columns):
         table.add_column(column, justify="right" if index else "left", style="" if index else "bold")
     for row in item.shown.rows:
