@@ -529,3 +529,22 @@ def test_an_option_without_its_value_names_the_help_of_its_command(capsys: pytes
 def test_what_cannot_be_built_is_no_bug(option: str, value: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["build", "lenet", "--target", "null", "--no-profile", option, value]) == 2
     assert "error: " in capsys.readouterr().err
+
+
+def test_a_model_in_the_place_of_an_engine_is_named_in_the_command_that_builds_one(
+    tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_classifier(tmp_path / "m.onnx")
+    for words in (["run", str(model), str(model)], ["profile", str(model)]):
+        assert main(words) == 2
+        error = capsys.readouterr().err
+        assert f"no engine at {model}: expected a folder with manifest.json, got a file" in error
+        assert f"hint: edgekit build {model} --output FOLDER makes one" in error
+
+
+def test_an_output_that_is_no_head_says_what_the_head_has_without_what_it_has_none_of(
+    tmp_path: Path, write_classifier: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = write_classifier(tmp_path / "m.onnx")
+    assert main(["build", str(model), "--head", "yolov8", "-o", str(tmp_path / "e")]) == 2
+    assert "expected (N, 4 + classes, cells), got" in capsys.readouterr().err

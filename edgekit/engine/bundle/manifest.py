@@ -248,10 +248,12 @@ def read_engine(path: str | Path, read: Callable[[OpenFolder], T], *, keep_open:
         if aside := interrupted_replacement(path):
             hint = f"its replacement was interrupted: mv {shell_quoted(str(aside))} {shell_quoted(str(path))}"
             raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=hint) from e
-        close = nearest(str(path), engines_beside(path), listed=False)
-        hint = (
-            f"give its folder: {shell_quoted(str(path.parent))}" if _is_part_of_engine(path) else close or _make_one()
-        )
+        if _is_part_of_engine(path):
+            hint = f"give its folder: {shell_quoted(str(path.parent))}"
+        elif path.suffix.lower() == ".onnx" and path.is_file():
+            hint = _make_one(str(path))
+        else:
+            hint = nearest(str(path), engines_beside(path), listed=False) or _make_one()
         raise UsageError(f"no engine at {path}: expected a folder with {MANIFEST}, {found}", hint=hint) from e
     except OSError as e:  # no permission to search a folder or to read the manifest
         raise EngineMismatch(f"cannot read {path / MANIFEST}: {e.strerror}", hint=_make_one()) from e
@@ -312,8 +314,11 @@ def manifest_fields(path: Path) -> dict[str, Any]:
     return raw if isinstance(raw, dict) else {}
 
 
-def _make_one() -> str:
-    return either("edgekit build MODEL --output FOLDER makes one", "edgekit.build(MODEL, output=FOLDER) makes one")
+def _make_one(model: str = "") -> str:
+    shell, python = (shell_quoted(model), repr(model)) if model else ("MODEL", "MODEL")
+    return either(
+        f"edgekit build {shell} --output FOLDER makes one", f"edgekit.build({python}, output=FOLDER) makes one"
+    )
 
 
 def rebuild_hint(command: str) -> str:

@@ -55,7 +55,7 @@ def layout(head: Head, shapes: Shapes) -> Layout:
     if isinstance(head, BoxesScoresLabels | EfficientNms | BatchedRows):
         return _rows(head, shapes)
     if isinstance(head, YoloV8) and head.layout == "channels-first":
-        _, channels, cells = _shape(shapes, head.output, f"(N, 4 + classes + {head.extras}, cells)", 3)
+        _, channels, cells = _shape(shapes, head.output, f"(N, {_values(head)}, cells)", 3)
     else:
         _, cells, channels = _shape(shapes, head.output, f"(N, cells, {_values(head)})", 3)
     if isinstance(head, End2End):
@@ -152,7 +152,7 @@ def _values(head: Head) -> str:
     """Describes the values of a cell, for messages."""
     if isinstance(head, End2End):
         return f"{6 + head.extras}"
-    extras = f" + {head.extras}" if isinstance(head, YoloV5 | YoloV8) else ""
+    extras = f" + {head.extras}" if isinstance(head, YoloV5 | YoloV8) and head.extras else ""
     return f"{4 if isinstance(head, YoloV8) else 5} + classes{extras}"
 
 
