@@ -66,7 +66,8 @@ def quantized_layers(
 ) -> tuple[str, ...]:
     """Returns the names of quantized convolutions and matrix products, in order.
 
-    These are integer operators, and products whose factors both come from DequantizeLinear.
+    These are integer operators, and products whose factors both come from DequantizeLinear. A convolution whose weights
+    are computed is none, even between Q/DQ pairs that other nodes need.
 
     Args:
         graph: any graph.
@@ -74,7 +75,8 @@ def quantized_layers(
         weights_only: those whose weights alone come from DequantizeLinear too.
         bodies: those in the bodies of If, Loop and Scan too, each behind its node.
     """
-    from edgekit.graph.operators import INTEGER_PRODUCTS, INTEGER_RECURRENT, PRODUCTS  # needs onnx_ir
+    from edgekit.graph.element_types import computes_weights  # needs onnx_ir
+    from edgekit.graph.operators import INTEGER_PRODUCTS, INTEGER_RECURRENT, PRODUCTS
 
     integer_operators = INTEGER_PRODUCTS | INTEGER_RECURRENT | {"MatMulNBits"}
     dequantized: set[ir.Value | None] = set()
@@ -88,7 +90,7 @@ def quantized_layers(
         node.name or ""
         for node in nodes
         if node.op_type in integer_operators
-        or (node.op_type in PRODUCTS and dequantized.issuperset(node.inputs[factors]))
+        or (node.op_type in PRODUCTS and dequantized.issuperset(node.inputs[factors]) and not computes_weights(node))
     )
 
 
@@ -107,12 +109,13 @@ def graph_layers(graph: ir.Model) -> list[Layer]:
     Args:
         graph: any graph whose values have their element types.
     """
-    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # needs onnx_ir
+    from edgekit.graph.element_types import computes_weights  # needs onnx_ir
+    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
 
     layers = []
     for node in graph.graph:
         if node.op_type in INTEGER_PRODUCTS or (
-            node.op_type in PRODUCTS and all(map(_is_dequantized, node.inputs[:2]))
+            node.op_type in PRODUCTS and all(map(_is_dequantized, node.inputs[:2])) and not computes_weights(node)
         ):
             layers.append(Layer((node.name or "",), "int8"))
         elif node.op_type in PRODUCTS:

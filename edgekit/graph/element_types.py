@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from edgekit.graph.operators import INTEGER_PRODUCTS, INTEGER_RECURRENT, PRODUCTS
+from edgekit.graph.operators import BIASED_PRODUCTS, INTEGER_PRODUCTS, INTEGER_RECURRENT, MOVES, PRODUCTS
 
-__all__ = ["FLOATS", "carries_type", "computed_of", "constant_of", "precision_of", "read_type", "written_type"]
+__all__ = [
+    "FLOATS",
+    "carries_type",
+    "computed_of",
+    "computes_weights",
+    "constant_of",
+    "precision_of",
+    "read_type",
+    "written_type",
+]
 
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 _BYTES = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
@@ -36,6 +45,19 @@ def constant_of(value: ir.Value) -> ir.Value | None:
     return value if value.is_initializer() and value.const_value is not None else None
 
 
+def computes_weights(node: ir.Node) -> bool:
+    """Whether the weights of a convolution or Gemm are results of nodes: no target has integer kernels for that.
+
+    A MatMul has two factors, and no weights: integer kernels multiply results of nodes too.
+    """
+    weights = node.inputs[1] if node.op_type in BIASED_PRODUCTS else None
+    while weights is not None and (maker := weights.producer()) is not None:
+        if not carries_type(maker) and maker.op_type not in MOVES:
+            return True
+        weights = maker.inputs[0]
+    return False
+
+
 def read_type(value: ir.Value) -> ir.DataType | None:
     """Returns the element type in which a node reads the value: the type before DequantizeLinear."""
     producer = value.producer()
@@ -55,14 +77,14 @@ def written_type(value: ir.Value) -> ir.DataType | None:
 def precision_of(node: ir.Node) -> str:
     """Returns numpy's name of the element type that the node computes in; empty if unknown.
 
-    Products compute in integers if both factors come from DequantizeLinear, regardless of their output. Other operators
-    compute in integers if all their inputs and outputs are integers.
+    Products compute in integers if both factors come from DequantizeLinear, regardless of their output, except with
+    computed weights. Other operators compute in integers if all their inputs and outputs are integers.
     """
     if node.op_type in INTEGER_PRODUCTS | INTEGER_RECURRENT | {"MatMulNBits"} or node.op_type.startswith("QLinear"):
         return "int8"
     read = [value for value in node.inputs if value is not None]
     if node.op_type in PRODUCTS:
-        integers = all(read_type(value) in _BYTES for value in read[:2])
+        integers = all(read_type(value) in _BYTES for value in read[:2]) and not computes_weights(node)
     else:
         values = [value for value in read if constant_of(value) is None]
         integers = bool(values) and all(read_type(value) in _BYTES for value in values)

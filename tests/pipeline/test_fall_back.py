@@ -88,3 +88,30 @@ def test_a_build_whose_layers_are_always_refused_ends(network: Path, monkeypatch
     with pytest.raises((BuildError, GraphError), match="refused|nothing in the graph"), pytest.warns(EdgeKitWarning):
         edgekit.build(network, output="out", profile=False)
     assert next(names) == "none"
+
+
+@pytest.mark.parametrize("bias", ["", ", b"], ids=["without a bias", "with a computed bias"])
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_a_convolution_whose_weights_are_computed_stays_in_float(tmp_path: Path, target: str, bias: str) -> None:
+    text = f"""<ir_version: 10, opset_import: ["" : 18]>
+    g (float[1, 16, 8, 8] x, float[1, 12] z) => (float[1, 4, 8, 8] y)
+    <int64[4] kernel = {{16, 16, 3, 3}}, int64[1] flat = {{-1}}> {{
+        a = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w1)  r = Relu (a)
+        k = Gemm (z, w2)  v = Reshape (k, kernel)  m = Gemm (z, w3)  b = Reshape (m, flat)
+        c = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (r, v{bias})  s = Relu (c)
+        y = Conv <kernel_shape = [1, 1]> (s, w4) }}"""
+    sizes = {"w1": (16, 16, 3, 3), "w2": (12, 16 * 16 * 9), "w3": (12, 16), "w4": (4, 16, 1, 1)}
+    network = saved(text, sizes, tmp_path / "network.onnx", named=".node")
+    draw = np.random.default_rng(0)
+    feeds = [
+        {name: draw.normal(size=shape).astype(np.float32) for name, shape in (("x", (1, 16, 8, 8)), ("z", (1, 12)))}
+        for _ in range(4)
+    ]
+    place = edgekit.build(network, target=target, calib=feeds, output=tmp_path / "out", profile=False, progress=False)
+    layers = read_manifest(place).layers
+    assert layers["int8"] >= 2
+    original = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+    with edgekit.load(place) as session:
+        for feed in feeds:
+            right = original.run(None, feed)[0]
+            assert np.square(session.run(feed)["y"] - right).sum() < 1e-2 * np.square(right).sum()
