@@ -10,7 +10,7 @@ import msgspec
 import onnx_ir as ir
 
 from edgekit.errors import UsageError, nearest
-from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS
+from edgekit.graph.operators import BIASED_PRODUCTS, PRODUCTS, RANDOM
 from edgekit.quantize.float_attention import attention_in_float
 from edgekit.quantize.float_products import fused_reader, fuses, is_activation, why_float_product
 from edgekit.quantize.head_layers import head_layers
@@ -37,6 +37,7 @@ STAYS_IN_FLOAT = "edgekit.stays_in_float"
 """Metadata of a node that a pass of quantization made: the reason why it stays in float."""
 
 NOISY = "it adds much of the noise"
+OF_CONSTANTS = "it depends on no input, and is computed once, when the engine is built or loaded"
 NEEDS_ZERO_POINT = "its input has negative values, and the target has no integer kernel with a zero point for it"
 
 
@@ -113,7 +114,8 @@ def plan_from_graph(
     Raises:
         UsageError: a pattern matches no node.
     """
-    kept = head_layers(graph, policy.head_outputs) if policy.keep_heads else {}
+    kept = _of_constants(graph)
+    kept |= head_layers(graph, policy.head_outputs) if policy.keep_heads else {}
     made = {node: node.metadata_props.get(STAYS_IN_FLOAT) for node in graph.graph}
     kept |= {node: reason for node, reason in made.items() if reason}
     kept |= {node: NOISY for node in graph.graph if node.name in policy.noisy}
@@ -148,6 +150,23 @@ def _values(graph: ir.Model) -> Iterator[ir.Value]:
     yield from graph.graph.inputs
     for node in graph.graph:
         yield from node.outputs
+
+
+def _of_constants(graph: ir.Model) -> dict[ir.Node, str]:
+    """Finds the products that depend on no input, such as those of learned queries.
+
+    They are left where what they read is not folded. With Q/DQ pairs, OpenVINO 2026.4 folds a part of them, and fails
+    to build some graphs: "contains empty child edge".
+    """
+    varying = {value for value in graph.graph.inputs if value.const_value is None}
+    found = {}
+    for node in graph.graph:
+        has_body = any(attribute.type == ir.AttributeType.GRAPH for attribute in node.attributes.values())
+        if has_body or node.op_type in RANDOM or not varying.isdisjoint(filter(None, node.inputs)):
+            varying.update(node.outputs)
+        elif node.op_type in PRODUCTS:
+            found[node] = OF_CONSTANTS
+    return found
 
 
 def _needing_zero_point(

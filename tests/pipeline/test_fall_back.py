@@ -115,3 +115,32 @@ def test_a_convolution_whose_weights_are_computed_stays_in_float(tmp_path: Path,
         for feed in feeds:
             right = original.run(None, feed)[0]
             assert np.square(session.run(feed)["y"] - right).sum() < 1e-2 * np.square(right).sum()
+
+
+@pytest.mark.parametrize("target", ["cpu", "openvino"])
+def test_layers_that_depend_on_no_input_are_built_beside_those_on_integers(tmp_path: Path, target: str) -> None:
+    # The first masks of Mask2Former are those of its learned queries. onnxscript folds no LayerNormalization.
+    text = """<ir_version: 10, opset_import: ["" : 18]>
+    g (float[1, 8, 16, 16] x) => (int64[1, 8, 1024] y, float[1, 32, 16, 16] f)
+    <int64[3] columns = {1, 32, -1}, int64[4] image = {1, 8, 16, 16}, float[1] half = {0.5},
+     int64[3] rows = {1, 8, 1024}, int64[4] sizes = {1, 8, 32, 32}> {
+        v = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (x, w0)  z = Relu (v)
+        f = Conv <kernel_shape = [1, 1]> (z, w4)  p = Reshape (f, columns)
+        l = LayerNormalization (queries, gain)
+        a = MatMul (l, w1)  b = Add (a, b1)  c = Relu (b)  d = MatMul (c, w2)  e = Add (d, b2)  h = Relu (e)
+        k = MatMul (h, w3)
+        m = MatMul (k, p)  n = Reshape (m, image)  r = Resize <mode = "linear"> (n, , , sizes)
+        s = Sigmoid (r)  t = Reshape (s, rows)  u = Less (t, half)  y = Cast <to = 7> (u) }"""
+    sizes: dict[str, tuple[int, ...]] = {"w0": (32, 8, 3, 3), "queries": (1, 8, 32), "gain": (32,)}
+    sizes |= {"w4": (32, 32, 1, 1), "w1": (32, 32), "b1": (32,), "w2": (32, 32), "b2": (32,), "w3": (32, 32)}
+    network = saved(text, sizes, tmp_path / "network.onnx", named=".node", spread=0.3)
+    draw = np.random.default_rng(0)
+    feeds = [{"x": draw.normal(size=(1, 8, 16, 16)).astype(np.float32)} for _ in range(4)]
+    place = edgekit.build(network, target=target, calib=feeds, output=tmp_path / "out", profile=False, progress=False)
+    original = onnxruntime.InferenceSession(network, providers=["CPUExecutionProvider"])
+    with edgekit.load(place) as session:
+        for feed in feeds:
+            masks, features = original.run(None, feed)
+            got = session.run(feed)
+            assert (got["y"] == masks).mean() > 0.97
+            assert np.square(got["f"] - features).sum() < 1e-3 * np.square(features).sum()

@@ -15,7 +15,7 @@ from edgekit.graph.passes import InferShapes, optimize
 from edgekit.quantize.calibrate.collect import CalibrationTable, observed_tensors
 from edgekit.quantize.float_products import FASTER_IN_FLOAT
 from edgekit.quantize.head_layers import head_layers
-from edgekit.quantize.plan import NEEDS_ZERO_POINT, QuantPolicy, plan_from_graph
+from edgekit.quantize.plan import NEEDS_ZERO_POINT, OF_CONSTANTS, QuantPolicy, plan_from_graph
 from edgekit.quantize.qdq import insert_qdq
 from edgekit.quantize.quantize import quantized_from_graph
 from edgekit.quantize.selections import range_source
@@ -431,3 +431,13 @@ def test_openvino_keeps_groups_in_float_whose_zero_points_it_mixes_up(
     skipped = planned(graph, msgspec.structs.replace(OPENVINO, stem_channels=0))[2]
     assert bool(skipped) != on_integers
     assert all("zero point of one group" in reason for reason in skipped.values())
+
+
+@SCHEMES
+def test_a_product_that_depends_on_no_input_stays_in_float(graph_of, weights, scheme):
+    text = """g (float[1, 8, 16] x) => (float[1, 8, 16] y) {
+        n = LayerNormalization (queries, gain)  q = MatMul (n, w)  k = MatMul (x, w)  s = Add (q, k)  y = MatMul (s, w) }"""
+    graph = graph_of(text, queries=weights(1, 8, 16), gain=weights(16), w=weights(16, 16))
+    _, nodes, skipped = planned(graph, scheme)
+    assert set(nodes) >= {"k", "y"}
+    assert skipped == {"q": OF_CONSTANTS}
