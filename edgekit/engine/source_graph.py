@@ -76,7 +76,7 @@ def quantized_layers(
         bodies: those in the bodies of If, Loop and Scan too, each behind its node.
     """
     from edgekit.graph.element_types import computes_weights  # needs onnx_ir
-    from edgekit.graph.operators import INTEGER_PRODUCTS, INTEGER_RECURRENT, PRODUCTS
+    from edgekit.graph.operators import INTEGER_PRODUCTS, INTEGER_RECURRENT, PRODUCTS  # needs onnx_ir
 
     integer_operators = INTEGER_PRODUCTS | INTEGER_RECURRENT | {"MatMulNBits"}
     dequantized: set[ir.Value | None] = set()
@@ -110,7 +110,7 @@ def graph_layers(graph: ir.Model) -> list[Layer]:
         graph: any graph whose values have their element types.
     """
     from edgekit.graph.element_types import computes_weights  # needs onnx_ir
-    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS
+    from edgekit.graph.operators import INTEGER_PRODUCTS, PRODUCTS  # needs onnx_ir
 
     layers = []
     for node in graph.graph:

@@ -14,6 +14,7 @@ from edgekit.graph.passes.fold_constants import FoldConstants
 from edgekit.graph.passes.fold_focus import FoldFocus
 from edgekit.graph.passes.fold_gemm_factors import FoldGemmFactors
 from edgekit.graph.passes.fold_into_table import FoldIntoTable
+from edgekit.graph.passes.fold_norms import FoldNorms
 from edgekit.graph.passes.fold_pad import FoldPad
 from edgekit.graph.passes.fold_selections import FoldSelections
 from edgekit.graph.passes.infer_shapes import InferShapes
@@ -49,6 +50,7 @@ __all__ = [
     "FoldFocus",
     "FoldGemmFactors",
     "FoldIntoTable",
+    "FoldNorms",
     "FoldPad",
     "FoldSelections",
     "InferShapes",
@@ -115,6 +117,7 @@ def _optimize(graph: ir.Model) -> None:
         [
             InferShapes(),
             FoldConstants(),
+            FoldNorms(),
             FoldSelections(),
             MultiplyEinsum(),
             MergeIdentical(),

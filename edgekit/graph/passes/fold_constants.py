@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
-from edgekit.graph.operators import PRODUCTS
+from edgekit.graph.operators import MOVES, PRODUCTS
 
 __all__ = ["FoldConstants"]
 
@@ -105,6 +105,8 @@ class _Budget:
             return False
         if node.op_type == "QuantizeLinear":
             return _quantizes_weights(node)
+        if node.op_type in MOVES and _moves_weight(node):
+            return True
         return True if node.op_type == "ConstantOfShape" and sum(known) <= _MAX_FILLED_ELEMENTS else None
 
 
@@ -142,6 +144,12 @@ def _largest_size(node: ir.Node) -> int | None:
 
 def _replaces_as_large(node: ir.Node, elements: int) -> bool:
     return any(value is not None and (_size(value) or 0) >= elements for value in node.inputs)
+
+
+def _moves_weight(node: ir.Node) -> bool:
+    """Whether a node gives a constant that nothing else reads another shape: onnxscript leaves that of a large one."""
+    data = node.inputs[0]
+    return data is not None and data.const_value is not None and len(data.uses()) == 1 and not data.is_graph_output()
 
 
 @contextlib.contextmanager
