@@ -58,9 +58,10 @@ def voc_from_path(path: Path, choice: Choice) -> DetectionSet:
 
     VOC's pixels start at 1, and the last one is included, so ``(1, 1, 500, 375)`` becomes ``(0, 0, 500, 375)``. Many
     programs write edges that start at 0 instead: if a coordinate of the data set is 0 or a fraction, and it is not
-    VOC's own, all are taken as they are, and a note says so. Difficult objects become `Boxes.ignored`, as in VOC's own
-    evaluation. The size of an image without ``<size>`` is read from the image. Faulty boxes, and files without an image
-    or an annotation, are skipped and counted.
+    VOC's own, all are taken as they are, and a note says so. Difficult objects become `Boxes.ignored`, which count like
+    COCO's crowds: VOC's own evaluation takes the overlap by the union there, not by the detection. The size of an image
+    without ``<size>`` is read from the image. Faulty boxes, and files without an image or an annotation, are skipped
+    and counted.
 
     Raises:
         DataError: no file or box is usable, or most boxes are faulty; names file and line.
