@@ -343,7 +343,6 @@ def use(driver: FakeDriver, plan: Path, library: Any) -> list[str]:
 def test_any_failing_call_raises_our_error_and_nothing_leaks(write_plan: WritePlan, integrated: bool) -> None:
     plan = write_plan(BATCHES)
     calls = []
-    gc.freeze()
     for fail_at in itertools.count():
         driver = FakeDriver(integrated=integrated)
         driver.fail_at = fail_at
@@ -359,7 +358,6 @@ def test_any_failing_call_raises_our_error_and_nothing_leaks(write_plan: WritePl
         gc.collect()
         assert not driver.leaks(), f"{driver.failed}, call {fail_at}"
         calls.append(driver.failed)
-    gc.unfreeze()
     assert {"retain", "push", "pop", "create_stream", "create_event", "record_event", "synchronize_event"} <= set(calls)
     assert {"begin_capture", "end_capture", "instantiate", "launch_graph", "release", "elapsed_ms"} <= set(calls)
     assert ("copy_to_device" in calls) is not integrated and ("mapped_address" in calls) is integrated
