@@ -13,14 +13,18 @@ _FIRST = 20
 _SCALE_PER_CHANNEL = 21
 """Since this opset GroupNormalization has a scale for each channel, and before for each group."""
 
-_WITHOUT_KERNELS = frozenset(
-    "GlobalLpPool MaxRoiPool Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike RoiAlign".split()
-)
-"""Operators of opset 22 that ONNX Runtime (1.32) has no kernels for, while it has those of opset 21."""
 _LAST_WITH_KERNELS = 21
-
-_OF_NO_LATER_OPSET = {"Swish": 24, "QuantizeLinear": 27, "DequantizeLinear": 27}
-"""Operators that ONNX Runtime (1.32) runs in no opset after this one, though their meaning is the same."""
+_LAST_OPSET = {
+    **dict.fromkeys(
+        "GlobalLpPool MaxRoiPool Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike "
+        "RoiAlign".split(),
+        _LAST_WITH_KERNELS,
+    ),
+    "Swish": 24,
+    "QuantizeLinear": 27,
+    "DequantizeLinear": 27,
+}
+"""Operators that ONNX Runtime (1.32) runs in no opset after this one, though they mean the same there."""
 _LAST = 24
 """Newer opsets (up to 28) add types and operators, and attributes whose default is what older opsets compute."""
 
@@ -54,8 +58,7 @@ def raise_opset(graph: ir.Graph, opset: int) -> str:
 
 def has_operators_without_kernels(operators: Iterable[str], opset: int) -> bool:
     """Whether ONNX Runtime runs one of the operators in an older opset only."""
-    last = {**dict.fromkeys(_WITHOUT_KERNELS, _LAST_WITH_KERNELS), **_OF_NO_LATER_OPSET}
-    return any(opset > last.get(operator, opset) for operator in operators)
+    return any(opset > _LAST_OPSET.get(operator, opset) for operator in operators)
 
 
 def lower_opset(graph: ir.Graph) -> None:
@@ -68,8 +71,8 @@ def lower_opset(graph: ir.Graph) -> None:
             has with fewer types, attributes or inputs, stays as it is. Attributes with their default value are removed.
     """
     _declare(graph, _LAST)
-    operators = [node.op_type for node in _own_nodes(graph)]
-    if not _WITHOUT_KERNELS.isdisjoint(operators):
+    operators = (node.op_type for node in _own_nodes(graph))
+    if has_operators_without_kernels(operators, graph.opset_imports.get("", 1)):
         _declare(graph, _LAST_WITH_KERNELS)
 
 

@@ -129,9 +129,8 @@ def _declared(root: Path, splits: dict[Split, Path], wanted: Split) -> ImageFold
     labels = tuple(sorted(set().union(*names.values())))
     index = {label: i for i, label in enumerate(labels)}
     files = [(path, index[each.name]) for each in _class_folders(folder) for path in images_below(each)]
-    present = {label for _, label in files}
-    empty = empty_classes([label for i, label in enumerate(labels) if i not in present], "images")
-    return ImageFolder(str(folder), labels, files, [*notes, *_strays(folder), *empty], split=split)
+    notes += [*_strays(folder), *_empty(labels, files)]
+    return ImageFolder(str(folder), labels, files, notes, split=split)
 
 
 def _flat_splits(root: Path, splits: Mapping[Split, Path]) -> dict[Split, Path]:
@@ -147,11 +146,15 @@ def _flat_splits(root: Path, splits: Mapping[Split, Path]) -> dict[Split, Path]:
 def _listed(root: Path, classes: Sequence[Path], lists: ClassLists, wanted: Split) -> ImageFolder:
     split, notes = available_split(lists.images, wanted, f"{root}: lists of images")
     files = sorted(lists.images[split])
-    present = {label for _, label in files}
-    empty = empty_classes([folder.name for label, folder in enumerate(classes) if label not in present], "images")
     labels = tuple(folder.name for folder in classes)
-    notes += [*lists.notes, *lists.notes_on.get(split, []), *_strays(root), *empty]
+    notes += [*lists.notes, *lists.notes_on.get(split, []), *_strays(root), *_empty(labels, files)]
     return ImageFolder(str(root), labels, files, notes, split=split)
+
+
+def _empty(labels: Sequence[str], files: Sequence[tuple[Path, int]]) -> list[str]:
+    """Returns the note on classes without images in a split."""
+    present = {label for _, label in files}
+    return empty_classes([name for label, name in enumerate(labels) if label not in present], "images")
 
 
 def _class_folders(root: Path) -> list[Path]:

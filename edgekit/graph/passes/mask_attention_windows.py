@@ -60,7 +60,7 @@ def _masked(node: ir.Node, parts: Parts, causal: bool) -> Sequence[ir.Value | No
         return None
     if input_of(node, _LENGTHS) is not None or not _has_all_keys(mask, node):
         return None
-    axis = 2 if len(query.shape) == _RANK_OF_HEADS else 1
+    axis = _axis_of_tokens(query.shape)
     zero, one = (parts.array(np.asarray(number, np.int64)) for number in (0, 1))
     queries, keys = _size(query, axis, parts), _size(key, axis, parts)
     places = parts.add("Range", zero, queries, one)
@@ -75,9 +75,10 @@ def _masked(node: ir.Node, parts: Parts, causal: bool) -> Sequence[ir.Value | No
             end = parts.add("Add", rows, parts.array(np.asarray(sign * windows[side], np.int64)))
             inside = parts.add(comparison, columns, end)
             visible = inside if visible is None else parts.add("And", visible, inside)
-    if mask is not None and visible is not None:
-        hidden = () if mask.dtype == ir.DataType.BOOL else (parts.number(-np.inf),)
-        visible = parts.add("Where", visible, mask, *hidden) if hidden else parts.add("And", mask, visible)
+    if mask is not None and mask.dtype == ir.DataType.BOOL:
+        visible = parts.add("And", mask, visible)
+    elif mask is not None:
+        visible = parts.add("Where", visible, mask, parts.number(-np.inf))
     inputs = [input_of(node, index) for index in range(max(len(node.inputs), _MASK + 1))]
     inputs[_MASK] = visible
     parts.product("Attention", node, inputs, drop=(*_SIDES, "is_causal"))
@@ -87,6 +88,11 @@ def _masked(node: ir.Node, parts: Parts, causal: bool) -> Sequence[ir.Value | No
     for index, output in enumerate(made.outputs):
         output.name = f"{node.outputs[0].name}.{index}.masked"
     return [output if is_used(node, index) else None for index, output in enumerate(made.outputs)]
+
+
+def _axis_of_tokens(shape: ir.Shape) -> int:
+    """Returns the axis of queries or keys: ``(B, heads, S, D)`` or ``(B, S, C)``."""
+    return 2 if len(shape) == _RANK_OF_HEADS else 1
 
 
 def _size(value: ir.Value, axis: int, parts: Parts) -> ir.Value:
@@ -105,7 +111,7 @@ def _has_all_keys(mask: ir.Value | None, node: ir.Node) -> bool:
     if mask.shape is None or key is None or key.shape is None or (past is not None and past.shape is None):
         return False
     columns = mask.shape[-1]
-    sizes = [key.shape[2 if len(key.shape) == _RANK_OF_HEADS else 1]]
+    sizes = [key.shape[_axis_of_tokens(key.shape)]]
     if past is not None and past.shape is not None:
         sizes.append(past.shape[2])
     if len(sizes) == 1 and sizes[0] == columns and columns is not None:
